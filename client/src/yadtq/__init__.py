@@ -1,0 +1,2 @@
+"""YADTQ."""
+__all__: list[str] = []

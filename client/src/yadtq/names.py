@@ -1,0 +1,49 @@
+"""Every Redis key, function name and wire version of YADTQ in one place; topics and numbers that are options stand in config.py.
+
+Used by the client library and the daemon; imports nothing but the standard library. Never talks to anything.
+
+Redis layout (docs/redis.md has the fields). A task's shard is a hash of its id; every key of a shard carries the same
+hash tag, so that one Lua call touches one slot of a Redis Cluster only:
+
+    yadtq:{s07}:m                       hash: the shard's clear number `g`, the fence of each partition `f:<partition>`,
+                                        the oldest clear number not yet dropped `gl`, known task types `k:<task type>`
+    yadtq:{s07}:t:<id>                  hash: the record of one task
+    yadtq:{s07}:i:<g>:<state>:<type>    sorted set of task ids by submission time in ms: the status index
+    yadtq:r:<client id>                 pub/sub channel of one client that waits for results
+    yadtq:store                         string: the store id, made by whoever comes first (a wiped Redis shows by it)
+"""
+from __future__ import annotations
+
+from zlib import crc32
+
+SHARDS = 16                      # a power of two; changing it orphans all records, so it is no option
+WIRE_VERSION = 1                 # of TaskMessage, Heartbeat and records
+LIBRARY = "yadtq_v1"             # the Redis function library; a new protocol version gets a new name beside the old one
+PREFIX = "yadtq"
+
+SHARD_TAGS = tuple(f"{{s{n:02d}}}" for n in range(SHARDS))
+
+
+def shard_of(task_id: str) -> int:
+    """The shard (0 to SHARDS-1) that holds the record of a task."""
+    return crc32(task_id.encode()) & (SHARDS - 1)
+
+
+def meta_key(shard: int) -> str:
+    """The hash that holds a shard's clear number and fences."""
+    return f"{PREFIX}:{SHARD_TAGS[shard]}:m"
+
+
+def record_key(task_id: str) -> str:
+    """The hash that holds the record of a task."""
+    return f"{PREFIX}:{SHARD_TAGS[shard_of(task_id)]}:t:{task_id}"
+
+
+def result_channel(client_id: str) -> str:
+    """The pub/sub channel on which a waiting client is told of ends."""
+    return f"{PREFIX}:r:{client_id}"
+
+
+STORE_KEY = f"{PREFIX}:store"
+HEADER_TRACE = "traceparent"     # Kafka header of the W3C trace context
+HEADER_KIND = "yadtq"            # Kafka header that tells a record's kind and wire version, for tools that look at topics

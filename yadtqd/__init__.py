@@ -1,0 +1,1 @@
+"""Supervisor, workers and control of YADTQ; see ARCHITECTURE.md for the map."""
