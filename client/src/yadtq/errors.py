@@ -56,6 +56,12 @@ class ConfigurationError(YADTQError, ValueError):
     code = "CONFIGURATION_ERROR"
 
 
+class InvalidTaskType(ConfigurationError):
+    """A task type is declared in a way that can't work."""
+
+    code = "INVALID_TASK_TYPE"
+
+
 # ---- submitting -----------------------------------------------------------------------------------------------------
 class TaskSubmissionTimeout(YADTQError, TimeoutError):
     """Kafka or Redis did not confirm the submission in time; the task may or may not run (its id is kept)."""
