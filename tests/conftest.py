@@ -1,0 +1,90 @@
+"""Fixtures of all tests: real servers, started when the first test asks, ended with the run; settings for them."""
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.services import KafkaServer, RedisServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yadtq.config import Settings
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """The session's broker, shared by all tests: leave it running."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The session's Redis, shared by all tests: leave it running."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[KafkaServer]:
+    """A broker of the test's own, to stop, kill and freeze (some seconds to start)."""
+    server = KafkaServer(tmp_path / "kafka")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, to stop, kill, freeze and wipe."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for names in Kafka and elsewhere that no other test uses."""
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+def settings_for(kafka: KafkaServer, redis_server: RedisServer, prefix: str, tmp_path: Path) -> Settings:
+    """Settings that reach these servers, with topics, group, control socket and pid file of the test's own."""
+    from yadtq.config import Settings
+
+    return Settings(
+        kafka_servers=kafka.bootstrap,
+        redis_host=redis_server.host,
+        redis_port=redis_server.port,
+        kafka_task_topic=f"{prefix}_tasks",
+        kafka_heartbeat_topic=f"{prefix}_heartbeats",
+        kafka_dead_letter_topic=f"{prefix}_dead_letters",
+        kafka_group=prefix,
+        control_socket=str(tmp_path / "yadtqd.sock"),
+        pid_file=str(tmp_path / "yadtqd.pid"),
+    )
+
+
+@pytest.fixture
+def empty_redis(redis_server: RedisServer) -> RedisServer:
+    """The session's Redis, emptied: one database holds one queue, and tests follow each other."""
+    import redis
+
+    with redis.Redis(host=redis_server.host, port=redis_server.port) as connection:
+        connection.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def settings(kafka: KafkaServer, empty_redis: RedisServer, topic_prefix: str, tmp_path: Path) -> Settings:
+    """Settings for the session's servers with names of the test's own; Redis is empty."""
+    return settings_for(kafka, empty_redis, topic_prefix, tmp_path)
