@@ -272,13 +272,14 @@ def test_another_user_is_refused_even_where_the_mode_lets_it_in(loop: Loop, path
     folder.chmod(0o755)
     loop.end()
     opened = Loop(folder / "s")
-    ask = ("import socket,os,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
-           "s.connect(sys.argv[1]); print(s.recv(1000))")
+    ask = ("import socket,os,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+           "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1000))")
+    command = [sys.executable, "-c", ask, str(folder / "s")]
     try:
-        closed = subprocess.run([sys.executable, "-c", ask, folder / "s"], capture_output=True, text=True, timeout=20)
+        closed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert "PermissionError" in closed.stderr
         (folder / "s").chmod(0o666)
-        refused = subprocess.run([sys.executable, "-c", ask, folder / "s"], capture_output=True, text=True, timeout=20)
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert "ACCESS_DENIED" in refused.stdout
     finally:
         opened.end()
