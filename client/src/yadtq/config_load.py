@@ -1,0 +1,221 @@
+"""Reads the configuration: the TOML file, password files, environment variables and arguments, into one `Settings`.
+
+Used once at the start of a process (and again by the supervisor on SIGHUP); runs in the caller's thread. Collects every
+mistake before it raises, so that a file is mended in one go. Never logs and never prints a secret.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from yadtq import config_check
+from yadtq.config import CONFIG_FILE, OPTIONS, Settings
+from yadtq.errors import ConfigurationError
+
+PREFIX = "YADTQ_"
+NOT_OPTIONS = frozenset({"YADTQ_CONFIG"})               # variables that mean something, but set no option
+NOT_OPTION_PREFIXES = ("YADTQ_TEST_", "YADTQ_SETUP_")   # of the test suite and of setup.sh
+PASSWORDS = ("kafka_sasl_password", "redis_password")   # each may come from NAME_file or from a systemd credential
+MAX_SECRET_BYTES = 4096                                 # a password file that is larger is something else
+MASK = "********"
+
+
+class _Reader:
+    """What was read so far: values, where each came from, and all that was wrong. Later sources overwrite earlier ones."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.ranks: dict[str, int] = {}
+        self.mistakes: list[str] = []
+
+    def take(self, rank: int, name: str, value: object, origin: str, *, text: bool = False) -> None:
+        try:
+            self.values[name] = OPTIONS[name].read(value, text=text)
+        except ValueError as wrong:
+            self.mistakes.append(f"{origin}: {name}: {wrong}")
+            return
+        self.origins[name], self.ranks[name] = origin, rank
+
+    def unknown(self, name: str, origin: str) -> None:
+        self.mistakes.append(f"{origin}: {config_check.unknown(name, OPTIONS)}")
+
+
+def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
+    """See `Settings.load`."""
+    reader = _Reader()
+    named = path or env.get("YADTQ_CONFIG")
+    if named or os.path.exists(CONFIG_FILE):
+        _file(reader, os.fspath(named or CONFIG_FILE))
+    _environment(reader, env)
+    for name, value in overrides.items():
+        if name not in OPTIONS:
+            reader.unknown(name, "argument")
+        elif value is not None:
+            reader.take(3, name, value, "argument")
+    for name in PASSWORDS:
+        _password(reader, name, env.get("CREDENTIALS_DIRECTORY"))
+    if not reader.mistakes:
+        reader.mistakes = _contradictions(reader)
+    if reader.mistakes:
+        raise ConfigurationError("\n".join(reader.mistakes))
+    return Settings(**reader.values, origins=reader.origins)
+
+
+def _contradictions(reader: _Reader) -> list[str]:
+    """The cross-checks' mistakes, each with the place of the option that has to be mended."""
+    draft = object.__new__(Settings)
+    for name, opt in OPTIONS.items():
+        object.__setattr__(draft, name, reader.values.get(name, opt.default))
+    return [f"{reader.origins.get(name, 'default')}: {name}: {text}" for name, text in config_check.mistakes(draft)]
+
+
+# ---- sources --------------------------------------------------------------------------------------------------------
+def _file(reader: _Reader, path: str) -> None:
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read().decode()
+    except OSError as error:
+        reader.mistakes.append(f"{path}: can't be read: {error.strerror}")
+        return
+    except UnicodeDecodeError as error:
+        reader.mistakes.append(f"{path}: is no UTF-8 text (byte {error.start})")
+        return
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        reader.mistakes.append(f"{path}:{line[1] if line else len(text.splitlines())}: is no valid TOML: {error}")
+        return
+    lines = key_lines(text)
+    for name, value in table.items():
+        origin = f"{path}:{lines.get(name, 1)}"
+        if isinstance(value, dict):
+            reader.mistakes.append(f"{origin}: [{name}]: there are no sections; {_flat(name, value)}")
+        elif name not in OPTIONS:
+            reader.unknown(name, origin)
+        else:
+            reader.take(1, name, value, origin)
+
+
+def _flat(section: str, table: Mapping[str, Any]) -> str:
+    """How an entry of a section is written instead: `[kafka] host` was meant as `kafka_host`."""
+    for key in table:
+        for name in (f"{section}_{key}", key):
+            if name in OPTIONS:
+                return f"write {name} = ... at the top"
+    return "write all options at the top"
+
+
+def _environment(reader: _Reader, env: Mapping[str, str]) -> None:
+    for variable in sorted(env):
+        if not variable.startswith(PREFIX) or variable in NOT_OPTIONS or variable.startswith(NOT_OPTION_PREFIXES):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in OPTIONS or variable != variable.upper():
+            near = config_check.unknown(name, OPTIONS).partition("; did you mean ")[2]
+            hint = "; did you mean " + re.sub(r"\b[a-z_]{3,}\b", lambda m: PREFIX + m[0].upper(), near) if near else ""
+            reader.mistakes.append(f"environment: {variable}: there is no such option{hint}")
+        else:
+            reader.take(2, name, env[variable], variable, text=True)
+
+
+def _password(reader: _Reader, name: str, credentials: str | None) -> None:
+    """A password from its file, where that was named by a later source than the password itself, or a credential."""
+    by_file = f"{name}_file"
+    path, origin = reader.values.get(by_file), reader.origins.get(by_file, "")
+    if path:
+        rank, rank_file = reader.ranks.get(name, 0), reader.ranks[by_file]
+        if rank == rank_file:
+            reader.mistakes.append(f"{origin}: {by_file}: {name} is given as well; keep one of the two")
+        elif rank_file > rank:
+            _secret(reader, name, path, f"{origin} ({path})")
+    elif not reader.values.get(name) and credentials and os.path.exists(f"{credentials}/{name}"):
+        _secret(reader, name, f"{credentials}/{name}", f"{credentials}/{name}")
+
+
+def _secret(reader: _Reader, name: str, path: str, origin: str) -> None:
+    try:
+        with open(path, "rb") as stream:
+            secret = stream.read(MAX_SECRET_BYTES + 1).decode().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        reader.mistakes.append(f"{origin}: {name}: {path}: {reason}")
+        return
+    if not secret or len(secret) > MAX_SECRET_BYTES or "\n" in secret:
+        reader.mistakes.append(f"{origin}: {name}: {path} holds no single line with a password")
+        return
+    reader.values[name], reader.origins[name] = secret, origin
+
+
+_KEY = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*[.=]""")
+_SECTION = re.compile(r"""\s*\[+\s*["']?([A-Za-z0-9_-]+)""")
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """The line on which each top-level key or section of a (valid) TOML text begins; tomllib does not tell."""
+    found: dict[str, int] = {}
+    inside = ""                                          # the quotes of a multi-line string that is open
+    depth = 0                                            # of brackets: lines inside an array are no keys
+    section = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if not inside and not depth:
+            if header := _SECTION.match(line):
+                section = True
+                found.setdefault(header[1], number)
+                continue
+            if not section and (key := _KEY.match(line)):
+                found.setdefault(next(part for part in key.groups() if part is not None), number)
+        inside, depth = _scan(line, inside, depth)
+    return found
+
+
+_TOKEN = re.compile(r'''"""|\'\'\'|"(?:\\.|[^"\\])*"|'[^']*'|[\[\]{}]|\#''')
+
+
+def _scan(line: str, inside: str, depth: int) -> tuple[str, int]:
+    """The open multi-line string and the bracket depth after one more line."""
+    at = 0
+    while at < len(line):
+        if inside:
+            end = line.find(inside, at)
+            if end < 0:
+                return inside, depth
+            at, inside = end + 3, ""
+            continue
+        token = _TOKEN.search(line, at)
+        if token is None or token[0] == "#":
+            break
+        if token[0] in ('"""', "'''"):
+            inside = token[0]
+        elif token[0] in "[{":
+            depth += 1
+        elif token[0] in "]}":
+            depth -= 1
+        at = token.end()
+    return inside, depth
+
+
+# ---- showing --------------------------------------------------------------------------------------------------------
+def describe(settings: Settings) -> str:
+    """The effective configuration as TOML, each value with its origin as a comment, secrets masked.
+
+    What `yadtqd --check-config` prints.
+    """
+    rows = [(f"{name} = {toml(MASK if opt.secret and getattr(settings, name) else getattr(settings, name))}",
+             settings.origin(name)) for name, opt in OPTIONS.items()]
+    width = min(max(len(left) for left, _ in rows), 60)
+    return "".join(f"{left:<{width}}  # {origin}\n" for left, origin in rows)
+
+
+def toml(value: object) -> str:
+    """One value as TOML writes it."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(toml(item) for item in value) + "]"
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
