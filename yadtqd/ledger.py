@@ -1,0 +1,148 @@
+"""What a worker holds: which tasks are in hand, which copies wait for them, how far each partition may be committed.
+
+Owns the offset trackers and the ids in hand of one worker. Called by its consumer, processor and bookkeeper threads,
+once per batch, under one lock. Never talks to Kafka or Redis.
+
+An id stays in hand until its end is *known durable*, not only until it is recorded: after a crash of Redis that lost
+the record, a waiting copy would otherwise be claimed, and run, before the end in memory was written again.
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+from yadtqd.held import Held
+from yadtqd.offset_tracker import NOT_SETTLED, OffsetTracker
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what a worker keeps in memory."""
+
+    uncommitted: int = 60_000              # records fetched and not yet passed by the committed position
+    uncommitted_bytes: int = 128 << 20     # and their bytes: messages, results
+
+
+class Ledger:
+    """`positions`: where each of the worker's partitions starts."""
+
+    def __init__(self, positions: Mapping[int, int], limits: Limits | None = None) -> None:
+        self._lock = Lock()
+        self._limits = limits or Limits()
+        self._trackers: dict[int, OffsetTracker[Held]] = {p: OffsetTracker(at) for p, at in positions.items()}
+        self._in_hand: dict[str, Held] = {}
+        self._settled: deque[tuple[float, list[Held]]] = deque()   # what is recorded, and not known durable, by time
+        self._bytes = 0
+        self.open = 0                # fetched and not settled; read without the lock
+        self.round = 0               # rises when Redis was restarted: what was claimed before is claimed again
+
+    # ---- consumer -----------------------------------------------------------------------------------------------
+    def take(self, fetched: Iterable[Held]) -> list[Held]:
+        """Take fetched records in; returns those to be claimed now (a copy of a task in hand waits)."""
+        ready: list[Held] = []
+        with self._lock:
+            for held in fetched:
+                self._trackers[held.partition].add(held)
+                self._bytes += held.size
+                self.open += 1
+                if self._enter(held):
+                    ready.append(held)
+        return ready
+
+    def again(self, batch: Iterable[Held]) -> list[Held]:
+        """These were answered LATE: returns those to be claimed again now (the others wait for a copy in hand)."""
+        with self._lock:
+            return [held for held in batch if self._enter(held)]
+
+    def _enter(self, held: Held) -> bool:
+        """Is it the one record in hand of its id? Else it queues behind the one that is."""
+        first = self._in_hand.setdefault(held.message.id, held)
+        if first is held:
+            return True
+        while first.next_copy is not None:
+            first = first.next_copy
+        first.next_copy = held
+        return False
+
+    def skip(self, partition: int, position: int) -> None:
+        """The log of a partition begins at `position` now: what was below is gone from Kafka."""
+        with self._lock:
+            for held in self._trackers[partition]:
+                self._bytes -= held.size
+            self._trackers[partition] = OffsetTracker(position)
+
+    def full(self) -> bool:
+        """Is so much waiting to become durable or to be passed that nothing more may be fetched?"""
+        return (self._bytes > self._limits.uncommitted_bytes
+                or sum(map(len, self._trackers.values())) > self._limits.uncommitted)
+
+    # ---- result writer, consumer --------------------------------------------------------------------------------
+    def settle(self, batch: list[Held], now: float) -> None:
+        """These are done as far as Redis says, as of `now` (monotonic s, after its answer)."""
+        with self._lock:
+            for held in batch:
+                held.settled_at = now
+                if held.end is not None:
+                    grown = len(held.end.result) + len(held.end.error)
+                    held.size += grown
+                    self._bytes += grown
+            self.open -= len(batch)
+            self._settled.append((now, batch))
+
+    # ---- bookkeeper ---------------------------------------------------------------------------------------------
+    def unsure(self) -> bool:
+        """Is anything recorded that is not known durable?"""
+        return bool(self._settled)
+
+    def sweep(self, durable_before: float) -> tuple[dict[int, int], list[Held]]:
+        """What was settled before `durable_before` is safe: returns the position to commit of every partition that
+        moved, and the copies that need no longer wait and are to be claimed."""
+        released: list[Held] = []
+        moved: dict[int, int] = {}
+        with self._lock:
+            while self._settled and self._settled[0][0] < durable_before:
+                for held in self._settled.popleft()[1]:
+                    self._release(held, released)
+            for partition, tracker in self._trackers.items():
+                passed = tracker.advance(durable_before)
+                if passed:
+                    self._bytes -= sum(held.size for held in passed)
+                    moved[partition] = tracker.position
+        return moved, released
+
+    def _release(self, held: Held, released: list[Held]) -> None:
+        if self._in_hand.get(held.message.id) is not held:
+            return                                   # it was reopened and settled twice
+        follower, held.next_copy = held.next_copy, None
+        if follower is None:
+            del self._in_hand[held.message.id]
+        else:
+            self._in_hand[held.message.id] = follower
+            released.append(follower)
+
+    def reopen(self) -> tuple[list[Held], list[Held]]:
+        """Redis was restarted and may have forgotten: everything that was settled and not passed is open again.
+
+        Returns what ended here (write it again first) and what was found ended or skipped (claim it again).
+        Whatever was claimed and not started is claimed again too: its `claim_round` is no longer `round`.
+        """
+        rewrite: list[Held] = []
+        reclaim: list[Held] = []
+        with self._lock:
+            self.round += 1
+            self._settled.clear()
+            for tracker in self._trackers.values():
+                for held in tracker:
+                    if held.settled_at == NOT_SETTLED:
+                        continue
+                    held.settled_at = NOT_SETTLED
+                    self.open += 1
+                    if held.end is not None:
+                        held.size -= len(held.end.result) + len(held.end.error)
+                        self._bytes -= len(held.end.result) + len(held.end.error)
+                        rewrite.append(held)
+                    elif self._enter(held):
+                        reclaim.append(held)
+        return rewrite, reclaim
