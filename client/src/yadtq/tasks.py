@@ -215,7 +215,7 @@ def refused_arguments(
 ) -> TaskArgumentError | None:
     """What to say when calling the handler raised `error` because the arguments don't fit its signature.
 
-    None when the handler was entered, and the error is its own. Called after the fact, so that a good call pays nothing.
+    None when the handler was entered, and the error is its own. Called after the fact: a good call pays nothing.
     """
     trace = error.__traceback__
     while trace is not None:
