@@ -25,7 +25,7 @@ MASK = "********"
 
 
 class _Reader:
-    """What was read so far: values, where each came from, and all that was wrong. Later sources overwrite earlier ones."""
+    """What was read so far: values, where each came from, all that was wrong. Later sources overwrite earlier ones."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}

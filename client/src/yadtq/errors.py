@@ -6,7 +6,9 @@ the standard library, so that the supervisor can use it.
 """
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+_BY_CODE: dict[str, type[YADTQError]] = {}
 
 
 class YADTQError(Exception):
@@ -14,6 +16,11 @@ class YADTQError(Exception):
 
     code: ClassVar[str] = "YADTQ_ERROR"
     retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "code" in cls.__dict__:                       # a subclass without a code of its own keeps its parent's name
+            _BY_CODE.setdefault(cls.code, cls)           # the first wins: nobody takes over a code of ours
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message or (self.__doc__ or "").strip().split("\n")[0]
@@ -23,12 +30,45 @@ class YADTQError(Exception):
         return f"{self.code}: {self.message}"
 
 
+_BY_CODE[YADTQError.code] = YADTQError
+
+
 # ---- what the installation does to us -------------------------------------------------------------------------------
 class KafkaConnectionError(YADTQError, ConnectionError):
     """Kafka can't be reached."""
 
     code = "KAFKA_CONNECTION_ERROR"
     retryable = True
+
+
+class KafkaRefused(KafkaConnectionError):
+    """Kafka answers, but refuses what is asked: no permission, a record or setting that it does not take."""
+
+    code = "KAFKA_REFUSED"
+    retryable = False
+
+
+class TransportClosed(KafkaConnectionError):
+    """This producer or consumer was closed, or belongs to the process that this one was forked from."""
+
+    code = "TRANSPORT_CLOSED"
+    retryable = False
+
+
+class UnknownTopic(YADTQError, LookupError):
+    """The topic, or this partition of it, does not exist."""
+
+    code = "UNKNOWN_TOPIC"
+
+
+class OffsetOutOfRange(YADTQError, LookupError):
+    """The records at this offset are gone: the log begins later (or ends earlier) than where reading was to start."""
+
+    code = "OFFSET_OUT_OF_RANGE"
+
+    def __init__(self, message: str | None = None, partition: int = -1, earliest: int = 0) -> None:
+        super().__init__(message)
+        self.partition, self.earliest = partition, earliest
 
 
 class RedisConnectionError(YADTQError, ConnectionError):
@@ -202,6 +242,12 @@ class InvalidMessage(TaskFailed):
     code = "INVALID_MESSAGE"
 
 
+class UnsupportedVersion(InvalidMessage):
+    """The record was written by a newer YADTQ than this process; it must be upgraded, the record is sound."""
+
+    code = "UNSUPPORTED_VERSION"
+
+
 class TaskArgumentError(TaskFailed, ValueError):
     """The arguments of the task make no sense to its handler."""
 
@@ -302,13 +348,11 @@ class ControlProtocolError(ControlError, ValueError):
     code = "CONTROL_PROTOCOL_ERROR"
 
 
-def _all(root: type[YADTQError]) -> dict[str, type[YADTQError]]:
-    found = {root.code: root}
-    for sub in root.__subclasses__():
-        found |= _all(sub)
-    return found
-
-
 def by_code(code: str) -> type[YADTQError] | None:
     """The class that has this code, users' own subclasses of YADTQError included; None when there is none."""
-    return _all(YADTQError).get(code)
+    return _BY_CODE.get(code)
+
+
+def all_codes() -> dict[str, type[YADTQError]]:
+    """Every code and its class."""
+    return dict(_BY_CODE)
