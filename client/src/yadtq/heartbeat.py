@@ -1,8 +1,8 @@
 """The heartbeat of a worker on the topic `kafka_heartbeat_topic`, which is how clients and other hosts see its health.
 
 Owns the layout of `Heartbeat` (golden bytes in tests/unit/test_heartbeat.py): new fields go to the end, with a default.
-Written by each worker's heartbeat thread, read by clients; the key of the record is the worker id. Never talks to Kafka.
-The offset of a worker's own STARTING heartbeat plus one is its epoch, so the topic has one partition.
+Written by each worker's heartbeat thread, read by clients; the record's key is the worker id. Never talks to Kafka. The
+offset of a worker's own STARTING heartbeat plus one is its epoch, so the topic has one partition.
 """
 from __future__ import annotations
 

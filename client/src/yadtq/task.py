@@ -63,7 +63,7 @@ class _TaskIds:
     """UUIDv7 (RFC 9562) with a 42-bit counter, method 1: increasing within a process, whatever the clock does.
 
     74 bits beside the time: a counter that starts each millisecond at a random 41-bit number, then 32 random bits. The
-    random numbers come from a generator seeded by the kernel, anew in each forked child: ids differ, they are no secret.
+    random numbers come from a generator seeded by the kernel, anew in each forked child: ids aren't secret.
     """
 
     def __init__(self) -> None:
