@@ -109,9 +109,12 @@ class TaskSubmissionTimeout(YADTQError, TimeoutError):
     code = "TASK_SUBMISSION_TIMEOUT"
     retryable = True
 
-    def __init__(self, message: str | None = None, task_ids: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str | None = None, task_ids: tuple[str, ...] = (), *, ids: tuple[str, ...] = (),
+                 not_sent: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.task_ids = task_ids
+        self.task_ids = task_ids        # outcome unknown: submit them again with these ids, which is harmless
+        self.ids = ids or task_ids      # of the whole batch, in order
+        self.not_sent = not_sent        # those of `ids` that were certainly not sent
 
 
 class InvalidTask(YADTQError, ValueError):

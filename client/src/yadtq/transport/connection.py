@@ -1,0 +1,149 @@
+"""What the settings mean to each library, and what a library's errors mean to us.
+
+Owns the mapping of brokers, SASL and TLS for kafka-python and librdkafka, the import of kafka-python without its
+warnings, and the translation of errors. Runs in whatever process opens a transport. Never connects.
+"""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from yadtq.errors import (
+    ConfigurationError,
+    KafkaConnectionError,
+    KafkaRefused,
+    PayloadTooLarge,
+    UnknownTopic,
+    YADTQError,
+)
+from yadtq.transport.base import RECONNECT_MAX_MS
+from yadtq.transport.library_log import quieten_kafka_python
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+
+CLIENT_ID = "yadtq"
+RETRY_BACKOFF_MS = 50  # between tries of one request; the libraries' 100 ms would be half the time of a worker's start
+
+
+def import_kafka() -> ModuleType:
+    """kafka-python, imported without the DeprecationWarnings that it causes (importlib.resources, on 3.11 and 3.12)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(read_text|open_text) is deprecated", DeprecationWarning)
+        import kafka
+        import kafka.admin
+    quieten_kafka_python()
+    return kafka
+
+
+def sasl_password(settings: Settings) -> str:
+    """The password, from its file when the settings name one."""
+    if settings.kafka_sasl_password or not settings.kafka_sasl_password_file:
+        return settings.kafka_sasl_password
+    try:
+        return Path(settings.kafka_sasl_password_file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"kafka_sasl_password_file: {error}") from None
+
+
+def kafka_python_config(settings: Settings) -> dict[str, Any]:
+    """What kafka-python's producer, consumer and admin client have in common."""
+    config: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap,
+        "client_id": CLIENT_ID,
+        # What the broker really speaks is asked on each connection and lowers this; without it the constructor spends
+        # a connection of its own on the question.
+        "api_version": (4, 0),
+        "request_timeout_ms": settings.kafka_request_timeout_ms,
+        "retry_backoff_ms": RETRY_BACKOFF_MS,
+        "reconnect_backoff_ms": 50,
+        "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
+        "security_protocol": settings.kafka_security_protocol,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config |= {"sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
+                   "sasl_plain_password": sasl_password(settings)}
+    if settings.kafka_security_protocol.endswith("SSL"):
+        config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_certfile": settings.kafka_ssl_cert_file or None,
+                   "ssl_keyfile": settings.kafka_ssl_key_file or None}
+    return config
+
+
+def librdkafka_config(settings: Settings) -> dict[str, Any]:
+    """What librdkafka's producer and consumer have in common."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": ",".join(settings.bootstrap),
+        "client.id": CLIENT_ID,
+        "security.protocol": settings.kafka_security_protocol,
+        "socket.timeout.ms": max(settings.kafka_request_timeout_ms, 1000),
+        "socket.nagle.disable": True,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
+        "retry.backoff.ms": RETRY_BACKOFF_MS,
+        "retry.backoff.max.ms": RECONNECT_MAX_MS,
+        "topic.metadata.refresh.interval.ms": 60_000,
+        "allow.auto.create.topics": False,
+        "log.connection.close": False,  # brokers close idle connections; that is no news
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, "sasl.username": settings.kafka_sasl_username,
+                   "sasl.password": sasl_password(settings)}
+    if settings.kafka_security_protocol.endswith("SSL"):
+        files = {"ssl.ca.location": settings.kafka_ssl_ca_file, "ssl.certificate.location": settings.kafka_ssl_cert_file,
+                 "ssl.key.location": settings.kafka_ssl_key_file}
+        config |= {name: file for name, file in files.items() if file}
+    return config
+
+
+def unreachable(settings: Settings, why: object) -> KafkaConnectionError:
+    """The error for brokers that did not answer in time."""
+    hint = ", or it refuses the password or certificate" if settings.kafka_security_protocol != "PLAINTEXT" else ""
+    return KafkaConnectionError(f"no Kafka broker of {', '.join(settings.bootstrap)} answered within "
+                                f"{settings.kafka_request_timeout_ms} ms{hint} ({why})")
+
+
+def from_kafka_python(error: BaseException, size: int = 0, limit: int = 0) -> YADTQError:
+    """The error of ours that an error of kafka-python stands for."""
+    from kafka import errors as theirs
+
+    if isinstance(error, YADTQError):
+        return error
+    if isinstance(error, (theirs.MessageSizeTooLargeError, theirs.RecordListTooLargeError)):
+        return PayloadTooLarge(f"Kafka refuses a record of {size} bytes: {error}", size, limit)
+    if isinstance(error, (theirs.UnknownTopicOrPartitionError, theirs.InvalidTopicError)):
+        return UnknownTopic(str(error))
+    if isinstance(error, (theirs.BrokerResponseError, ValueError, TypeError)) and not getattr(error, "retriable", False):
+        return KafkaRefused(f"Kafka refused: {error}")
+    return KafkaConnectionError(f"Kafka did not answer: {error!s:.300}")
+
+
+@contextmanager
+def kafka_python_errors() -> Iterator[None]:
+    """Within it, errors of kafka-python come out as ours."""
+    from kafka.errors import KafkaError
+
+    try:
+        yield
+    except (KafkaError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, YADTQError):
+            raise
+        raise from_kafka_python(error) from error
+
+
+def from_librdkafka(error: Any, size: int = 0, limit: int = 0) -> YADTQError:
+    """The error of ours that a KafkaError of confluent_kafka stands for."""
+    from confluent_kafka import KafkaError as Code
+
+    code = error.code()
+    if code in (Code.MSG_SIZE_TOO_LARGE, Code.INVALID_MSG_SIZE, Code.RECORD_LIST_TOO_LARGE):
+        return PayloadTooLarge(f"Kafka refuses a record of {size} bytes: {error.str()}", size, limit)
+    if code in (Code._UNKNOWN_TOPIC, Code._UNKNOWN_PARTITION, Code.UNKNOWN_TOPIC_OR_PART, Code.TOPIC_EXCEPTION):
+        return UnknownTopic(error.str())
+    if code == Code._AUTHENTICATION or (code > 0 and not error.retriable()):
+        return KafkaRefused(f"Kafka refused: {error.str()} ({error.name()})")
+    return KafkaConnectionError(f"Kafka did not answer: {error.str()} ({error.name()})")

@@ -1,0 +1,334 @@
+"""The transport on kafka-python: always there, no compiled code needed.
+
+Owns a producer, whose deliveries are reported by a thread of ours (kafka-python's own only does its network), and a
+partition-bound consumer that runs in its caller's thread. The producer's defaults lose work or wedge after an outage:
+each setting here says what it is against. Opened after a fork, never before. Never commits an offset.
+"""
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yadtq.errors import KafkaConnectionError, OffsetOutOfRange, PayloadTooLarge, UnknownTopic, YADTQError
+from yadtq.transport.base import ALARM_AFTER_S, BATCH_BYTES, Guarded, OnDone, OnManyDone, Pending, Record
+from yadtq.transport.connection import (
+    from_kafka_python,
+    import_kafka,
+    kafka_python_config,
+    kafka_python_errors,
+    unreachable,
+)
+from yadtq.transport.library_log import limited_logger
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+
+kafka = import_kafka()
+log = limited_logger()
+
+ABORT_S = 2.0  # for the reports of records that are given up
+SLICE_MS = 50  # how long a consumer waits in the library; bounds the delay of `wake`, which it offers no way to pass on
+FETCH_WAIT_MS = 250  # how long a broker holds a fetch with nothing to read; each one that ends costs 0.5 ms of CPU time
+RECORD_OVERHEAD = 128  # room for headers of batch and record below `kafka_max_message_bytes`
+
+
+class KafkaPythonProducer(Guarded):
+    """See `yadtq.transport.Producer`."""
+
+    transport_name: ClassVar[str] = "kafka-python"
+
+    def __init__(self, settings: Settings, linger_ms: int = 0) -> None:
+        super().__init__()
+        self._settings = settings
+        self._limit = settings.kafka_max_message_bytes
+        self._pending = Pending(settings.max_in_flight)
+        self._numbers = itertools.count()
+        # What is under way; whoever takes an entry out reports it, so that each is reported once.
+        self._open: dict[int, tuple[Any, int | None, int]] = {}
+        self._outcomes: SimpleQueue[tuple[tuple[Any, int | None, int], Any] | None] = SimpleQueue()
+        with kafka_python_errors():
+            self._producer = kafka.KafkaProducer(**kafka_python_config(settings) | {
+                "enable_idempotence": False,  # with it, one refused record makes every later send fail
+                "acks": "all",
+                "max_in_flight_requests_per_connection": 1,  # more would reorder records when one is repeated
+                "delivery_timeout_ms": 2_000_000_000,  # once that is over the producer wedges for good
+                "max_block_ms": settings.kafka_request_timeout_ms,
+                "max_request_size": max(settings.kafka_max_message_bytes, 4 * BATCH_BYTES),
+                "batch_size": BATCH_BYTES,  # one batch a partition and request: the default of 16 KB is half the rate
+                "linger_ms": linger_ms,
+                "metrics_enabled": False,
+                "allow_auto_create_topics": False,
+            })
+        self._await_broker()
+        self._thread = threading.Thread(target=self._report_deliveries, name="yadtq-deliveries", daemon=True)
+        self._thread.start()
+
+    def _await_broker(self) -> None:
+        """The constructor does not connect; the metadata of the task topic are needed first anyway."""
+        from kafka.errors import KafkaError
+
+        try:
+            self._producer.partitions_for(self._settings.kafka_task_topic)
+        except KafkaError as error:
+            if self._producer._metadata.brokers():
+                return  # a broker answered: it is the topic that is missing, which is for `send` to say
+            self._abort()
+            raise unreachable(self._settings, error) from error
+
+    @property
+    def pending(self) -> int:
+        """Records handed over and not reported yet."""
+        return len(self._pending)
+
+    def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None,
+             on_done: OnDone | None = None) -> None:
+        """Hand over one record; see `Producer.send`."""
+        self._check()
+        size = len(value)
+        self._pending.take(1, size)
+        try:
+            self._produce(topic, partition, value, key, (on_done, None, size))
+        except BaseException:
+            self._pending.give_back(1, size)
+            raise
+
+    def send_many(self, topic: str, items: Sequence[tuple[int, bytes, bytes | None]],
+                  on_done: OnManyDone | None = None) -> None:
+        """Hand over a batch; see `Producer.send_many`."""
+        self._check()
+        self._pending.take(len(items), sum(len(item[1]) for item in items))
+        for index, (partition, value, key) in enumerate(items):
+            entry = (on_done, index, len(value))
+            try:
+                self._produce(topic, partition, value, key, entry)
+            except YADTQError as error:
+                self._outcomes.put((entry, error))
+
+    def _produce(self, topic: str, partition: int, value: bytes, key: bytes | None,
+                 entry: tuple[Any, int | None, int]) -> None:
+        if (size := len(value) + len(key or b"") + RECORD_OVERHEAD) > self._limit:
+            raise PayloadTooLarge(f"a record of {size} bytes is larger than kafka_max_message_bytes, {self._limit}",
+                                  size, self._limit)
+        try:
+            future = self._producer.send(topic, value, key, None, partition)
+        except Exception as error:  # noqa: BLE001 - translated; the library raises all sorts
+            future = self._second_try(error, topic, partition, value, key)
+        number = next(self._numbers)
+        self._open[number] = entry
+        future.add_both(partial(self._ended, number))
+
+    def _second_try(self, error: Exception, topic: str, partition: int, value: bytes, key: bytes | None) -> Any:
+        """A partition may be newer than what the producer knows of the topic: ask once, then send or tell."""
+        known = self._producer._metadata.partitions_for_topic(topic)
+        if known is None and self._producer._metadata.brokers() and not isinstance(error, TypeError):
+            raise UnknownTopic(f"topic {topic} does not exist ({error})") from error
+        if known is None or partition in known or not isinstance(error, (ValueError, AssertionError)):
+            raise from_kafka_python(error, len(value), self._limit) from error
+        refreshed = threading.Event()
+        self._producer._metadata.request_update().add_both(lambda _: refreshed.set())
+        self._producer._sender.wakeup()
+        refreshed.wait(self._settings.kafka_request_timeout_ms / 1000)
+        try:
+            return self._producer.send(topic, value, key, None, partition)
+        except Exception as again:  # noqa: BLE001
+            raise UnknownTopic(f"topic {topic} has no partition {partition} ({again})") from again
+
+    def _ended(self, number: int, outcome: Any) -> None:
+        """Called by kafka-python's thread, or at once in the sender's."""
+        entry = self._open.pop(number, None)
+        if entry is not None:
+            self._outcomes.put((entry, outcome))
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until nothing is under way; see `Producer.flush`."""
+        return self._pending.wait(timeout_s)
+
+    def poll(self) -> None:
+        """Nothing to do: the delivery thread reports."""
+
+    def close(self, timeout_s: float) -> int:
+        """Flush, then give up what is left; see `Producer.close`."""
+        if self.closed:
+            return 0
+        self._check()
+        self.closed = True
+        given_up = self._pending.wait(timeout_s)
+        self._abort()
+        gone = KafkaConnectionError("given up: the producer was closed before Kafka acknowledged the record")
+        for number in list(self._open):
+            self._ended(number, gone)
+        self._outcomes.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(ABORT_S)
+        return given_up
+
+    def _abort(self) -> None:
+        """End kafka-python's thread. Its own `close` waits for records first, and raises instead of ending then."""
+        self._producer._sender.force_close()
+        self._producer._sender.join(ABORT_S)
+        if not self._producer._accumulator.has_incomplete:
+            self._producer.close(timeout=0)
+
+    # ---- the delivery thread --------------------------------------------------------------------------------------
+    def _report_deliveries(self) -> None:
+        """The thread that calls on_done, until closed."""
+        alarm_s = 0.0
+        while True:
+            try:
+                item = self._outcomes.get(timeout=1.0)
+            except Empty:
+                now_s = time.monotonic()
+                stuck_s = self._pending.stuck_s(now_s)
+                if stuck_s > ALARM_AFTER_S and now_s - alarm_s > ALARM_AFTER_S:
+                    alarm_s = now_s
+                    log.warning("KAFKA_CONNECTION_ERROR: %d records wait for Kafka, none was acknowledged for %.0f s",
+                                len(self._pending), stuck_s)
+                continue
+            if item is None:
+                return
+            self._report(*item)
+            if self._outcomes.empty():
+                self._pending.settle(time.monotonic())
+
+    def _report(self, entry: tuple[Any, int | None, int], outcome: Any) -> None:
+        on_done, index, size = entry
+        self._pending.done(size)
+        if on_done is None:
+            return
+        if isinstance(outcome, BaseException):
+            offset, error = -1, from_kafka_python(outcome, size, self._limit)
+        else:
+            offset, error = outcome.offset, None
+        try:
+            if index is None:
+                on_done(offset, error)
+            else:
+                on_done(index, offset, error)
+        except Exception:  # noqa: BLE001 - the caller's; the other reports go on
+            log.exception("on_done failed")
+
+    def _library_objects(self) -> list[Any]:
+        self._producer._unregister_cleanup()  # a child's exit would wait for a thread that it does not have
+        return [self._producer]
+
+
+class KafkaPythonConsumer(Guarded):
+    """See `yadtq.transport.Consumer`."""
+
+    transport_name: ClassVar[str] = "kafka-python"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._topic = ""
+        self._partitions: dict[int, Any] = {}
+        self._woken = False
+        self._timeout_ms = settings.kafka_request_timeout_ms
+        with kafka_python_errors():
+            self._consumer = kafka.KafkaConsumer(**kafka_python_config(settings) | {
+                "group_id": None,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "none",
+                "fetch_max_wait_ms": min(FETCH_WAIT_MS, settings.kafka_request_timeout_ms // 2),
+                "fetch_max_bytes": 16 * 1024 * 1024,
+                "metrics_enabled": False,
+                "allow_auto_create_topics": False,
+                "metadata_max_age_ms": 60_000,
+            })
+        from kafka.errors import KafkaError
+
+        try:
+            self._consumer.bootstrap(timeout_ms=self._timeout_ms)
+        except KafkaError as error:
+            self._consumer.close(autocommit=False, timeout_ms=500)
+            raise unreachable(settings, error) from error
+
+    @property
+    def connected(self) -> bool:
+        """False while no connection to a broker is open."""
+        return any(connection.connected for connection in list(self._consumer._manager._conns.values()))
+
+    def assign(self, topic: str, offsets: dict[int, int]) -> None:
+        """Read exactly these partitions from these offsets; see `Consumer.assign`."""
+        self._check()
+        self._topic = topic
+        self._partitions = {partition: kafka.TopicPartition(topic, partition) for partition in offsets}
+        with kafka_python_errors():
+            self._consumer.assign([])  # forgets positions, pauses and what was fetched
+            self._consumer.assign(list(self._partitions.values()))
+            for partition, offset in offsets.items():
+                self._consumer.seek(self._partitions[partition], offset)
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """What is there or comes within `timeout_s`; see `Consumer.poll`."""
+        from kafka.errors import OffsetOutOfRangeError
+
+        self._check()
+        end_s = time.monotonic() + timeout_s
+        left_ms = max(timeout_s * 1000, 0.0)
+        while True:
+            try:
+                with kafka_python_errors():
+                    fetched = self._consumer.poll(timeout_ms=min(left_ms, SLICE_MS), max_records=max_records)
+            except YADTQError as error:
+                if isinstance(error.__cause__, OffsetOutOfRangeError):
+                    raise self._out_of_range(error.__cause__) from error.__cause__
+                if not isinstance(error, KafkaConnectionError) or not error.retryable:
+                    raise
+                fetched = {}  # an outage: the library reconnects by itself
+                time.sleep(min(left_ms, SLICE_MS) / 1000)
+            if fetched:
+                return _records(fetched)
+            left_ms = (end_s - time.monotonic()) * 1000
+            if self._woken or left_ms <= 0:
+                self._woken = False
+                return []
+
+    def _out_of_range(self, error: Any) -> YADTQError:
+        partition = next(iter(error.args[0])).partition
+        tp = self._partitions[partition]
+        with kafka_python_errors():
+            earliest = self._consumer.beginning_offsets([tp], timeout_ms=self._timeout_ms)[tp]
+        return OffsetOutOfRange(f"{self._topic}[{partition}]: no record at offset {error.args[0][tp]}", partition, earliest)
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Return nothing more of these until resumed."""
+        self._check()
+        self._consumer.pause(*[self._partitions[partition] for partition in partitions])
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Go on where reading was paused."""
+        self._check()
+        self._consumer.resume(*[self._partitions[partition] for partition in partitions])
+
+    def high_watermarks(self) -> dict[int, int]:
+        """The offsets behind the last records, as the fetches said."""
+        self._check()
+        marks = {partition: self._consumer.highwater(tp) for partition, tp in self._partitions.items()}
+        return {partition: mark for partition, mark in marks.items() if mark is not None}
+
+    def wake(self) -> None:
+        """Have poll return early, within SLICE_MS."""
+        self._woken = True
+
+    def close(self) -> None:
+        """Stop reading. Idempotent."""
+        if self.closed:
+            return
+        self._check()
+        self.closed = True
+        with kafka_python_errors():
+            self._consumer.close(autocommit=False, timeout_ms=1000)
+
+    def _library_objects(self) -> list[Any]:
+        return [self._consumer]
+
+
+def _records(fetched: dict[Any, list[Any]]) -> list[Record]:
+    new = tuple.__new__
+    return [new(Record, (record.partition, record.offset, record.key, record.value, record.timestamp))
+            for records in fetched.values() for record in records]
