@@ -76,8 +76,9 @@ def _offered(module: ModuleType) -> list[TaskType]:
     inside = module.__name__ + "."
     found = [t for t in declared().values() if t.module == module.__name__ or t.module.startswith(inside)]
     for value in vars(module).values():
-        if inspect.isfunction(value) and isinstance(getattr(value, "__yadtq__", None), TaskType):
-            found.append(value.__yadtq__)
+        task_type = getattr(value, "__yadtq__", None) if inspect.isfunction(value) else None
+        if isinstance(task_type, TaskType):
+            found.append(task_type)
     return found
 
 

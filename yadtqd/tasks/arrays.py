@@ -188,7 +188,7 @@ def _integer_power(work: Work, values: Sequence[Any], dtype: np.dtype[Any]) -> A
         return np.asarray(np.power(np.asarray(base).astype(dtype), np.asarray(exponent).astype(dtype)))
     bases, exponents = np.asarray(base, dtype=object), np.asarray(exponent, dtype=object)
     refuse(work, ResultOverflow, None, ((bases > 1) | (bases < -1)) & (exponents > 64),
-           f"the result does not fit {dtype}")
+           f"the result does not fit {dtype}; no integer type holds it")
     # Above 64 only powers of -1, 0 and 1 are left, and these know but odd and even.
     exponents = np.where(exponents > 64, 64 + exponents % 2, exponents)
     return _narrowed(work, np.asarray(bases**exponents, dtype=object), dtype)

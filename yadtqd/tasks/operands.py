@@ -179,5 +179,5 @@ def _check_same_form(work: Work, nested: list[int], nodes: Sequence[Any], inner:
         if is_list != inner[0]:
             there, here = ("a list", kind_of(node)) if inner[0] else (kind_of(nodes[0]), "a list")
             raise work.error(ShapeMismatch, index, f"is {here} where {first} has {there}")
-        if len(node) != len(nodes[0]):
+        if is_list and len(node) != len(nodes[0]):
             raise work.error(ShapeMismatch, index, f"has {len(node)} elements where {first} has {len(nodes[0])}")

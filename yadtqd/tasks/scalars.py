@@ -62,8 +62,10 @@ def power(numbers: Sequence[Number], work: Work) -> Number:
 
 
 def _integer_power(base: int, exponent: int, work: Work) -> Number:
-    if abs(base) <= 1:
-        return base ** (exponent & 1) if exponent else 1  # -1, 0 and 1 have small powers however large the exponent
+    if exponent == 0:
+        return 1
+    if abs(base) <= 1:  # -1, 0 and 1 have small powers however large the exponent
+        return base if exponent % 2 else base * base
     at_least = (base.bit_length() - 1) * abs(exponent)  # bits of the power; at most twice as many
     if exponent >= 0:
         if at_least >= MAX_INTEGER_BITS:
@@ -107,14 +109,13 @@ def _whole_root(radicand: Number, degree: int) -> Number:
 def _integer_root(radicand: int, degree: int) -> Number:
     if radicand <= 1 or degree == 1:
         return radicand
-    if degree == 2:
-        candidate = math.isqrt(radicand)
-    elif degree >= radicand.bit_length():
-        candidate = 1  # the root lies between 1 and 2
-    else:
-        candidate = _floor_root(radicand, degree)
-    if candidate**degree == radicand if candidate > 1 else radicand == 1:
+    if degree >= radicand.bit_length():
+        return _float_root(radicand, degree)  # between 1 and 2
+    candidate = math.isqrt(radicand) if degree == 2 else _floor_root(radicand, degree)
+    if candidate**degree == radicand:
         return candidate
+    if candidate >= 2**53:
+        return float(candidate)  # what the root has beyond it is below the precision of a float
     return _float_root(radicand, degree)
 
 
