@@ -1,0 +1,100 @@
+"""Runs one handler and says how the attempt ended: arguments decoded, value encoded, every exception made an end.
+
+Used by the processor (in the worker's main thread or its pool), by the runner of async handlers and by the isolator's
+children. Knows nothing of Kafka, Redis or slots; never raises, except through a signal between two tasks.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from yadtq import codec
+from yadtq.errors import ArgumentNotEncodable, InvalidMessage, ResultNotEncodable, TaskTimeout, YADTQError
+from yadtq.task import TaskError, encode_error, from_exception
+from yadtq.tasks import TaskType, refused_arguments
+from yadtqd.soft_timeout import SoftTimeout
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+    from yadtq.task import TaskMessage
+
+OK, KO = "OK", "KO"
+Call = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended: OK with the encoded value, or KO with the encoded error."""
+
+    end: str
+    result: bytes = b""
+    error: bytes = b""
+
+
+def run_body(task_type: TaskType, message: TaskMessage, limit: int, call: Call) -> Outcome:
+    """Run the handler by `call(handler, args, kwargs)`; results of more than `limit` bytes are an error."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    try:
+        args, kwargs = arguments(message)
+        value = call(task_type.handler, args, kwargs)
+    except SoftTimeout:
+        return timed_out(task_type.name)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: a task must not be able to end its worker
+        return failed(task_type, error, args, kwargs)
+    return succeeded(value, limit)
+
+
+def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
+    """The handler's arguments. Raises InvalidMessage."""
+    args = codec.decode(message.args)
+    kwargs = codec.decode(message.kwargs) if message.kwargs else {}
+    if type(args) is not list or type(kwargs) is not dict:
+        raise InvalidMessage(f"the arguments of {message.task} are no list and dict")
+    return args, kwargs
+
+
+def succeeded(value: object, limit: int) -> Outcome:
+    """The end of an attempt whose handler returned `value`."""
+    try:
+        return Outcome(OK, codec.encode(value, limit=limit, name="result"))
+    except ArgumentNotEncodable as error:
+        return refused(ResultNotEncodable(error.message))
+    except YADTQError as error:
+        return refused(error)
+
+
+def failed(task_type: TaskType, error: BaseException, args: list[Any], kwargs: dict[str, Any]) -> Outcome:
+    """The end of an attempt whose handler raised."""
+    if type(error) is TypeError:
+        error = refused_arguments(task_type, error, args, kwargs) or error
+    return Outcome(KO, error=encode_error(from_exception(error)))
+
+
+def timed_out(name: str, timeout_s: float | None = None) -> Outcome:
+    """The end of an attempt that ran past its soft time-out."""
+    after = "" if timeout_s is None else f" of {timeout_s:g} s"
+    return refused(TaskTimeout(f"{name} ran past its soft time-out{after}"))
+
+
+def refused(error: YADTQError) -> Outcome:
+    """A failure that we found ourselves: without a traceback, which would only show our own code."""
+    return Outcome(KO, error=encode_error(TaskError(error.code, error.message, type(error).__name__, "",
+                                                    error.retryable)))
+
+
+class Deadlines(NamedTuple):
+    """How long an attempt may run, in s; 0: as long as it likes."""
+
+    soft_s: float
+    hard_s: float
+
+
+def deadlines(message: TaskMessage, task_type: TaskType, settings: Settings) -> Deadlines:
+    """The deadlines of an attempt: the submission's, else the task type's, else the installation's."""
+    soft_s = message.timeout_s
+    if soft_s is None:
+        soft_s = settings.task_timeout if task_type.timeout_s is None else task_type.timeout_s
+    grace_s = message.grace_s
+    if grace_s is None:
+        grace_s = settings.task_timeout_grace_s if task_type.grace_s is None else task_type.grace_s
+    return Deadlines(soft_s, soft_s + grace_s) if soft_s > 0 else Deadlines(0.0, 0.0)
