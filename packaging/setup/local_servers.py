@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,6 +24,8 @@ KAFKA_PACKAGING = HERE.parent / "kafka"
 LOOPBACK = "127.0.0.1"
 FORMAT_DEADLINE_S = 90.0  # two JVM starts on a machine that is busy with others
 PROBE_TIMEOUT_S = 1.0
+JAVA_MAJOR = 17  # Kafka 4
+REDIS_MAJOR = 7  # functions (FCALL), which survive a restart
 
 
 class ServerError(RuntimeError):
@@ -148,6 +153,7 @@ class Server:
         self.folder = folder
         self.port = port
         self.log = folder / f"{self.name}.out"
+        self.env: dict[str, str] | None = None  # None: ours
         self.process: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
@@ -162,14 +168,22 @@ class Server:
         """The server does its work, not only listens."""
         raise NotImplementedError
 
-    def start(self) -> None:
-        """Prepare, start and return when the server answers; else ServerError with the end of its log."""
+    def where(self) -> str:
+        """Where it answers, for people."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self, on_spawn: Callable[[int], None] = lambda pid: None) -> None:
+        """Prepare, start and return when the server answers; else ServerError with the end of its log.
+
+        `on_spawn` is told the pid at once, so that a caller who is interrupted while waiting knows what to end.
+        """
         self.prepare()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - a command of ours
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self.command(), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True)  # Ctrl-C in the terminal is not for servers
         try:
+            on_spawn(self.process.pid)
             self.wait_ready()
         except BaseException:
             self.process.kill()
@@ -185,7 +199,7 @@ class Server:
                 status = self.process.returncode
                 raise ServerError(f"{self.name} ended with status {status} while starting\n{self.tail()}")
             if time.monotonic() > end:
-                said = f"{self.name} does not answer on port {self.port} after {limit_s:.0f} s"
+                said = f"{self.name} does not answer on {self.where()} after {limit_s:.0f} s"
                 raise ServerError(f"{said}\n{self.tail()}")
             time.sleep(0.02)
 
@@ -267,11 +281,7 @@ class Redis(Server):
 
     def command(self) -> list[str]:
         """The server itself, in the foreground."""
-        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin", "/usr/local/bin"])
-        program = shutil.which("redis-server", path=path)
-        if program is None:
-            raise ServerError("redis-server is not installed: run ./setup.sh install")
-        return [program, str(self.folder / "redis.conf")]
+        return [redis_program(), str(self.folder / "redis.conf")]
 
     def answers(self) -> bool:
         """PING is answered with PONG."""
@@ -280,12 +290,42 @@ class Redis(Server):
 
 # ---- what setup.sh installed ----------------------------------------------------------------------------------------
 def java() -> str:
-    """The Java launcher: $JAVA_HOME's, or the one on the PATH."""
+    """A Java launcher of at least JAVA_MAJOR: $JAVA_HOME's, the one on the PATH, or one that is installed beside it."""
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else None
-    program = found or shutil.which("java")
+    on_path = shutil.which("java")
+    candidates = [Path(home) / "bin" / "java"] if home else []
+    candidates += [Path(on_path)] if on_path else []
+    candidates += sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
+    found = ""
+    for candidate in candidates:
+        version = _java_version(candidate)
+        if version and int(version.split(".")[0]) >= JAVA_MAJOR:
+            return str(candidate)
+        found = found or version
+    raise ServerError(f"Kafka needs Java {JAVA_MAJOR} or newer, found {found or 'none'}: run ./setup.sh install")
+
+
+def _java_version(launcher: Path) -> str:
+    """The version that the runtime's own `release` file states: starting a JVM to ask would take half a second."""
+    try:
+        release = (launcher.resolve().parents[1] / "release").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    stated = re.search(r'^JAVA_VERSION="(\d[\d.]*)', release, re.MULTILINE)
+    return stated[1] if stated else ""
+
+
+def redis_program() -> str:
+    """A redis-server that knows functions (REDIS_MAJOR)."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin", "/usr/local/bin"])
+    program = shutil.which("redis-server", path=path)
     if program is None:
-        raise ServerError("no Java runtime: run ./setup.sh install")
+        raise ServerError("redis-server is not installed: run ./setup.sh install")
+    answer = subprocess.run([program, "--version"], check=False, timeout=10, capture_output=True)  # noqa: S603
+    version = re.search(rb"v=(\d+)([\d.]*)", answer.stdout)
+    if version is None or int(version[1]) < REDIS_MAJOR:
+        said = b"".join(version.groups()).decode() if version else "an unknown version"
+        raise ServerError(f"Redis {REDIS_MAJOR} or newer is needed, {program} is {said}")
     return program
 
 
@@ -297,3 +337,21 @@ def kafka_libs() -> Path:
     if not folder.is_dir():
         raise ServerError(f"Kafka's jars are not there ({folder}): run ./setup.sh install")
     return folder
+
+
+def main(argv: list[str]) -> int:
+    """`local_servers.py java|redis`: print which program is used, or why there is none (exit status 1)."""
+    find = {"java": java, "redis": redis_program}
+    if len(argv) != 1 or argv[0] not in find:
+        print("usage: local_servers.py java|redis", file=sys.stderr)
+        return 2
+    try:
+        print(find[argv[0]]())
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,10 +64,8 @@ class _Breakable(local_servers.Server):
 
     frozen = False
 
-    def start(self) -> None:
-        super().start()
-        assert self.process is not None
-        reap_with_us(self.process.pid)
+    def start(self, on_spawn: Callable[[int], None] = reap_with_us) -> None:
+        super().start(on_spawn)
 
     @property
     def running(self) -> bool:

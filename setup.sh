@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# Sets up a checkout of YADTQ and runs it on this machine; `./setup.sh --help` says how. The parts are in packaging/setup/.
+set -euo pipefail
+
+HOME=${HOME:-$(cd ~ && pwd)}
+export HOME
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$ROOT"
+STATE=$ROOT/.yadtq
+LOGS=$STATE/logs
+PYTHON=python3
+CLIENT_ONLY=''
+
+# shellcheck source=packaging/setup/ui.sh
+. packaging/setup/ui.sh
+# shellcheck source=packaging/setup/install.sh
+. packaging/setup/install.sh
+# shellcheck source=packaging/setup/check.sh
+. packaging/setup/check.sh
+
+help() {
+  cat <<'HELP'
+Sets up this checkout of YADTQ and runs it on this machine.
+
+usage: ./setup.sh [COMMAND] [OPTIONS]
+
+commands
+  install      (default) install what is missing: Redis, a Java runtime, Maven and Python's venv by apt (asks for sudo if
+               needed, and only for that), the Kafka broker by Maven, the Python packages into .venv. Run it as often as
+               you like: what is there already is left as it is.
+                 --client-only   only the client library into .venv, without any server (the only way on macOS)
+  demo         install, start a Kafka, a Redis and yadtqd, run the main job on real input, and end them again
+                 --keep          leave them running
+  test [...]   install, then run every check and test; what follows is passed on to pytest (./setup.sh test -k offset)
+  up           install, start the Kafka, Redis and yadtqd of this checkout; returns when a task can be run. Ports are
+               9092 and 6379, or the next free ones. `source .yadtq/env` tells a shell where they are.
+                 --config FILE   settings of your own (yadtq.toml); servers that it, or the environment, names (kafka_servers,
+                                 kafka_host, redis_host; YADTQ_KAFKA_SERVERS, YADTQ_REDIS_HOST) are used instead of own ones
+                 --no-daemon     without yadtqd
+  down         end what `up` started, and nothing else; the data stays
+  status       what of it is running
+  doctor       look for what is missing, wrong or unreachable, and say how to mend it
+  clean        `down`, then remove .yadtq: the data of the local Kafka and Redis, the logs
+                 --all           .venv too
+                 --yes           without asking
+  lock         resolve the Python requirements anew into requirements/*.txt (for maintainers)
+
+Everything that is running or stored is in .yadtq/ of the checkout, logs included; the Kafka broker's files are shared between
+checkouts in ~/.cache/yadtq. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+HELP
+}
+
+on_exit() {
+  local status=$?
+  trap '' INT TERM HUP # what follows is short
+  stop_progress
+  if [ "$status" -ge 128 ]; then
+    printf '%s   ...  interrupted%s%s\n' "$YELLOW" "${STEP:+ during: $STEP}" "$PLAIN" >&2
+  fi
+  undo_half_made
+  if [ -n "${DOWN_AT_EXIT:-}" ]; then stack down || true; fi
+  if [ "$status" -ge 128 ]; then exit 130; fi
+}
+
+stack() {
+  local python=.venv/bin/python
+  [ -x "$python" ] || python=python3
+  "$python" -W ignore packaging/setup/local_stack.py "$@"
+}
+
+command_install() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --client-only) CLIENT_ONLY=client ;;
+      *) usage_error "install does not know '$1'" ;;
+    esac
+    shift
+  done
+  install_all
+  if [ -n "$CLIENT_ONLY" ]; then
+    say "The client library is in .venv: .venv/bin/python -c 'import yadtq'"
+  else
+    say "Installed. ${BOLD}./setup.sh demo${PLAIN} shows it at work, ${BOLD}./setup.sh up${PLAIN} starts it, ./setup.sh --help tells the rest."
+  fi
+}
+
+command_up() {
+  case " $* " in *' --help '*) help; return ;; esac
+  local option take=''
+  for option in "$@"; do
+    if [ -n "$take" ]; then
+      [ -f "$option" ] || usage_error "up --config: there is no file '$option'"
+      take=''
+      continue
+    fi
+    case $option in
+      --no-daemon) ;;
+      --config) take=yes ;;
+      --config=*) [ -f "${option#--config=}" ] || usage_error "up --config: there is no file '${option#--config=}'" ;;
+      *) usage_error "up does not know '$option'" ;;
+    esac
+  done
+  [ -z "$take" ] || usage_error 'up --config wants a file'
+  install_all
+  stack up "$@"
+  say "Ready. Tell a shell where it is with  ${BOLD}source .yadtq/env${PLAIN}  and end it with  ${BOLD}./setup.sh down${PLAIN}"
+}
+
+command_demo() {
+  local keep=''
+  case "$*" in
+    '') ;;
+    --keep) keep=yes ;;
+    *) usage_error "demo does not know '$*'" ;;
+  esac
+  install_all
+  stack status >/dev/null || { [ -n "$keep" ] || DOWN_AT_EXIT=yes; }
+  stack up
+  # shellcheck disable=SC1091
+  (. .yadtq/env && .venv/bin/python -m yadtqd.demo) || fail 'The demo' "something did not go as it should, see above" \
+    "look at .yadtq/yadtqd/yadtqd.out, and run './setup.sh doctor'"
+  if [ -n "${DOWN_AT_EXIT:-}" ]; then
+    say 'Ending what the demo started (./setup.sh demo --keep leaves it running):'
+    DOWN_AT_EXIT=''
+    stack down
+  else
+    say "It is still running: ${BOLD}source .yadtq/env${PLAIN}, and ./setup.sh down when you are done."
+  fi
+}
+
+command_clean() {
+  local all='' yes='' answer
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --all) all=yes ;;
+      --yes | -y) yes=yes ;;
+      *) usage_error "clean does not know '$1'" ;;
+    esac
+    shift
+  done
+  if [ -z "$yes" ]; then
+    printf 'Remove the data and logs of the local Kafka and Redis (.yadtq)%s? [y/N] ' "${all:+ and .venv}"
+    read -r answer || answer=''
+    case $answer in [yY] | [yY]es) ;; *) say 'Nothing was removed.'; return 1 ;; esac
+  fi
+  if [ -d "$STATE" ]; then stack down; fi
+  rm -rf -- "$STATE"
+  if [ -n "$all" ]; then rm -rf -- .venv; fi
+  done_line 'Removed'
+}
+
+command_lock() {
+  [ $# -eq 0 ] || usage_error "lock does not know '$1'"
+  install_all
+  local uv=(.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+    --no-header --upgrade)
+  local cure="see uv's message above"
+  step 'Locking requirements/build.txt' lock "$cure" "${uv[@]}" requirements/build.in -o requirements/build.txt
+  step 'Locking requirements/runtime.txt' lock "$cure" "${uv[@]}" --no-emit-package yadtq pyproject.toml \
+    client/pyproject.toml --extra librdkafka --extra numpy -c requirements/build.txt -o requirements/runtime.txt
+  step 'Locking requirements/dev.txt' lock "$cure" "${uv[@]}" --group dev -c requirements/runtime.txt \
+    -c requirements/build.txt -o requirements/dev.txt
+}
+
+main() {
+  local command=${1:-install}
+  case $command in
+    -h | --help | help) help; return ;;
+    --client-only) command=install ;;
+    -*) usage_error "unknown option '$command'" ;;
+    *) if [ $# -gt 0 ]; then shift; fi ;;
+  esac
+  case " ${1:-} " in ' -h ' | ' --help ') if [ "$command" != test ]; then help; return; fi ;; esac
+  trap on_exit EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  case $command in
+    install | up | demo | clean | lock) "command_$command" "$@" ;;
+    test) command_test "$@" ;;
+    down | status)
+      [ $# -eq 0 ] || usage_error "$command takes no arguments"
+      stack "$command"
+      ;;
+    doctor)
+      [ $# -eq 0 ] || usage_error "doctor takes no arguments"
+      python3 packaging/setup/doctor.py
+      ;;
+    *) usage_error "unknown command '$command'; there are install, demo, test, up, down, status, doctor, clean, lock" ;;
+  esac
+}
+
+main "$@"
