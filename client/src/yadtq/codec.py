@@ -1,8 +1,8 @@
 """Encodes the values of tasks (arguments and results), so that what went in comes out: msgpack with typed extensions.
 
 Plain values (None, bool, int, float, str, bytes, list, dict) go to msgspec as they are; what msgpack would blur or
-can't hold travels as an extension. What is neither is refused with its path, never stored as something else, never pickled.
-Pure functions, used by clients and workers in any thread; numpy is imported only when an array is met.
+can't hold travels as an extension. What is neither is refused with its path: nothing is stored as something else or
+pickled. Pure functions, used by clients and workers in any thread; numpy is imported only when an array is met.
 
     int     of any size                     tuple, set, frozenset, bytearray   come back as such
     float   NaN and infinities too          complex, Decimal, UUID             exact

@@ -1,0 +1,178 @@
+"""Logging of the programs (yadtqd, yadtqctl, yadtq): where lines go, how they look, and which task they are about.
+
+`setup` is called by each process of a program once it knows its settings, and again in each forked child. Importing
+this module, or yadtq, configures nothing: an application that uses the client keeps its own logging. `context` is for
+the workers' processors, in any thread or asyncio task. Never opens a connection, never starts a thread, and never waits
+long for a reader that does not read: lines are dropped then, and counted.
+"""
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import select
+import stat
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from typing import IO, TYPE_CHECKING
+
+from yadtq.log_format import Context, formatter
+from yadtq.log_limit import Outage, RepeatFilter
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+
+__all__ = ["Outage", "RepeatFilter", "chosen_format", "context", "current", "set_level", "setup"]
+
+# Libraries whose chatter helps nobody: warnings and worse only, and each of them at most twice a minute.
+NOISY = ("kafka", "confluent_kafka", "librdkafka", "redis", "asyncio", "concurrent")
+REPEAT_WINDOW_S = 30.0
+WORKER_PATIENCE_S = 0.2         # how long a line waits for a reader that lags (a full pipe); the supervisor never waits
+
+
+def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
+          env: Mapping[str, str] | None = None) -> None:
+    """Sends the log of this process where the settings say; `process` ("supervisor", "w3") stands in each line.
+
+    Safe to call again, after a fork too: it replaces what it set up before, and nothing else. `stream` (standard error)
+    and `env` (os.environ) are for tests.
+    """
+    env = os.environ if env is None else env
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, _Ours)]:
+        root.removeHandler(old)
+        old.close()
+    handler: logging.Handler
+    if settings.log_file:
+        handler = _File(settings.log_file, encoding="utf-8", errors="backslashreplace", delay=True)
+        style = "plain" if settings.log_format == "auto" else settings.log_format
+    else:
+        out = sys.stderr if stream is None else stream
+        handler = _Stream(out, patience_s=0.0 if process == "supervisor" else WORKER_PATIENCE_S)
+        style = chosen_format(settings.log_format, out, env)
+    handler.setFormatter(formatter(style, process))
+    handler.addFilter(_add_context)
+    handler.addFilter(RepeatFilter(NOISY, REPEAT_WINDOW_S))
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    set_level(settings.log_level)
+
+
+def set_level(level: str) -> None:
+    """The least level that is logged from now on; noisy libraries stay at WARNING unless it is DEBUG."""
+    number = logging.getLevelNamesMapping()[level]
+    logging.getLogger().setLevel(number)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, logging.WARNING))
+
+
+def chosen_format(wanted: str, stream: IO[str], env: Mapping[str, str]) -> str:
+    """What "auto" means for this stream: journal, color or plain. Anything else was asked for and is kept."""
+    if wanted != "auto":
+        return wanted
+    if _is_journal(stream, env.get("JOURNAL_STREAM", "")):
+        return "journal"
+    if stream.isatty() and not env.get("NO_COLOR") and env.get("TERM") != "dumb":
+        return "color"
+    return "plain"
+
+
+def _is_journal(stream: IO[str], journal: str) -> bool:
+    """Whether a stream is the one that systemd connected to its journal (device:inode in JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return journal == f"{status.st_dev}:{status.st_ino}"
+
+
+# ---- what a line is about -------------------------------------------------------------------------------------------
+_Fields = tuple[str, str, int]      # of Context; plain tuples here, since a named one takes three times as long to make
+_current: ContextVar[_Fields] = ContextVar("yadtq_log_context", default=("", "", -1))
+
+
+class context:
+    """Fields that every line of this thread or asyncio task carries from now on, or within a `with` block.
+
+    Fields that are not given stay as they are. Costs well under a microsecond, so that it is affordable for each task.
+
+    Example:
+        >>> with context(task_id="0198c5d2-...", partition=2):
+        ...     logging.getLogger("yadtqd.processor").info("retried")
+    """
+
+    __slots__ = ("_token",)
+
+    def __init__(self, task_id: str | None = None, worker: str | None = None, partition: int | None = None) -> None:
+        now = _current.get()
+        self._token: Token[_Fields] = _current.set((now[0] if task_id is None else task_id,
+                                                    now[1] if worker is None else worker,
+                                                    now[2] if partition is None else partition))
+
+    def __enter__(self) -> context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+
+
+def current() -> Context:
+    """The context of this thread or asyncio task."""
+    return Context(*_current.get())
+
+
+def _add_context(record: logging.LogRecord) -> bool:
+    record.task_id, record.worker, record.partition = _current.get()
+    return True
+
+
+# ---- where lines go -------------------------------------------------------------------------------------------------
+class _Ours:
+    """Marks the handlers that `setup` made, so that it takes away no other."""
+
+
+class _File(_Ours, logging.handlers.WatchedFileHandler):
+    """A log file that is opened anew after logrotate has moved it; every process of the daemon appends to it."""
+
+
+class _Stream(_Ours, logging.StreamHandler[IO[str]]):
+    """Standard error. A line that a full pipe or a stuck journal does not take in time is dropped, and counted."""
+
+    def __init__(self, stream: IO[str], *, patience_s: float) -> None:
+        super().__init__(stream)
+        self._patience_ms = int(patience_s * 1000)
+        self._dropped = 0
+        self._fd = _may_block(stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._fd is not None and not self._writable(self._fd):
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            record.msg = f"({dropped} lines were dropped here: nobody read the log) {record.getMessage()}"
+            record.args = None
+        super().emit(record)
+
+    def _writable(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        try:
+            return bool(poll.poll(self._patience_ms))
+        except OSError:
+            return True                                 # let the write say what is wrong
+
+    def close(self) -> None:
+        """Nothing is closed: standard error is not ours."""
+        logging.Handler.close(self)
+
+
+def _may_block(stream: IO[str]) -> int | None:
+    """The descriptor of a pipe or socket, whose reader may stop reading; None for files and terminals."""
+    try:
+        fd = stream.fileno()
+        mode = os.fstat(fd).st_mode
+    except (OSError, ValueError):
+        return None
+    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
