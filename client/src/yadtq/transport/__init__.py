@@ -1,7 +1,7 @@
 """Moving records: one interface, three implementations behind it that pass the same contract suite.
 
-`kafka-python` needs no compiled code, `librdkafka` (the extra yadtq[librdkafka]) is several times faster, `memory` lives
-in one process and is for tests (yadtq.testing). `Settings.transport` chooses; "auto" takes librdkafka where it is there.
+`kafka-python` needs no compiled code, `librdkafka` (the extra yadtq[librdkafka]) is several times faster, `memory`
+stays in one process, for tests (yadtq.testing). `Settings.transport` chooses; "auto" takes librdkafka if it is there.
 Clients are opened after a fork, never before. Importing this starts no thread, opens no file and loads no library.
 """
 from __future__ import annotations

@@ -25,7 +25,7 @@ OnManyDone = Callable[[int, int, "YADTQError | None"], None]
 
 
 class Record(NamedTuple):
-    """One record as it was read; `timestamp_ms` is wall-clock time of the producer (or the broker, as the topic says)."""
+    """One record as it was read; `timestamp_ms` is wall-clock time, the producer's unless the topic says otherwise."""
 
     partition: int
     offset: int
@@ -144,6 +144,10 @@ class Admin(Protocol):
         """The offset that the next record will get, per partition."""
         ...
 
+    def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
+        """The first offset whose record is as young as that or younger, per partition; the end where none is."""
+        ...
+
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """What a group committed; partitions without a commit are missing."""
         ...
@@ -184,8 +188,7 @@ class Pending:
             size_under_way = self._taken_bytes - self._done_bytes
             if under_way + records > self.max_records or (under_way and size_under_way + size > self.max_bytes):
                 raise BacklogFull(f"no room for {records} records of {size} bytes: {under_way} of {size_under_way} bytes "
-                                  f"are under way, of at most {self.max_records} (max_in_flight) and "
-                                  f"{self.max_bytes} bytes")
+                                  f"are under way, and {self.max_records} (max_in_flight) of {self.max_bytes} may be")
             if not under_way:
                 self._progress_s = time.monotonic()  # the age alarm counts from here
             self._taken += records

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 CLIENT_ID = "yadtq"
+DIRECT = "yadtq-direct"  # the kind of our socket in kafka-python's registry
 RETRY_BACKOFF_MS = 50  # between tries of one request; the libraries' 100 ms would be half the time of a worker's start
 
 
@@ -37,7 +38,32 @@ def import_kafka() -> ModuleType:
         import kafka
         import kafka.admin
     quieten_kafka_python()
+    _register_closing_socket()
     return kafka
+
+
+def _register_closing_socket() -> None:
+    """Have kafka-python connect by a socket that is closed when connecting fails.
+
+    Its own forgets it, and during an outage leaves one a second to the garbage collector, which a worker may have
+    frozen. Its registry of socket kinds, meant for proxies, is the way in: the scheme of `proxy_url` picks the kind.
+    """
+    from kafka.net.inet import KafkaNetSocket
+
+    if DIRECT in KafkaNetSocket._registry:
+        return
+
+    plain: Any = KafkaNetSocket.sock_connect
+
+    class ClosingSocket(KafkaNetSocket):  # type: ignore[no-untyped-call]
+        SCHEMES = (DIRECT,)
+
+        async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+            try:
+                return await plain(self, net, sock, sockaddr, timeout_at=timeout_at)
+            except BaseException:
+                sock.close()
+                raise
 
 
 def sasl_password(settings: Settings) -> str:
@@ -63,13 +89,14 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
         "reconnect_backoff_ms": 50,
         "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
         "security_protocol": settings.kafka_security_protocol,
+        "proxy_url": f"{DIRECT}://",  # no proxy: a socket that is closed when connecting fails
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config |= {"sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
                    "sasl_plain_password": sasl_password(settings)}
     if settings.kafka_security_protocol.endswith("SSL"):
-        config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_certfile": settings.kafka_ssl_cert_file or None,
-                   "ssl_keyfile": settings.kafka_ssl_key_file or None}
+        config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_keyfile": settings.kafka_ssl_key_file or None,
+                   "ssl_certfile": settings.kafka_ssl_cert_file or None}
     return config
 
 
@@ -94,8 +121,8 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
         config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, "sasl.username": settings.kafka_sasl_username,
                    "sasl.password": sasl_password(settings)}
     if settings.kafka_security_protocol.endswith("SSL"):
-        files = {"ssl.ca.location": settings.kafka_ssl_ca_file, "ssl.certificate.location": settings.kafka_ssl_cert_file,
-                 "ssl.key.location": settings.kafka_ssl_key_file}
+        files = {"ssl.ca.location": settings.kafka_ssl_ca_file, "ssl.key.location": settings.kafka_ssl_key_file,
+                 "ssl.certificate.location": settings.kafka_ssl_cert_file}
         config |= {name: file for name, file in files.items() if file}
     return config
 
@@ -117,7 +144,8 @@ def from_kafka_python(error: BaseException, size: int = 0, limit: int = 0) -> YA
         return PayloadTooLarge(f"Kafka refuses a record of {size} bytes: {error}", size, limit)
     if isinstance(error, (theirs.UnknownTopicOrPartitionError, theirs.InvalidTopicError)):
         return UnknownTopic(str(error))
-    if isinstance(error, (theirs.BrokerResponseError, ValueError, TypeError)) and not getattr(error, "retriable", False):
+    refusals = (theirs.BrokerResponseError, ValueError, TypeError)
+    if isinstance(error, refusals) and not getattr(error, "retriable", False):
         return KafkaRefused(f"Kafka refused: {error}")
     return KafkaConnectionError(f"Kafka did not answer: {error!s:.300}")
 

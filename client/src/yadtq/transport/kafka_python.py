@@ -135,7 +135,7 @@ class KafkaPythonProducer(Guarded):
         refreshed.wait(self._settings.kafka_request_timeout_ms / 1000)
         try:
             return self._producer.send(topic, value, key, None, partition)
-        except Exception as again:  # noqa: BLE001
+        except Exception as again:
             raise UnknownTopic(f"topic {topic} has no partition {partition} ({again})") from again
 
     def _ended(self, number: int, outcome: Any) -> None:
@@ -209,7 +209,7 @@ class KafkaPythonProducer(Guarded):
                 on_done(offset, error)
             else:
                 on_done(index, offset, error)
-        except Exception:  # noqa: BLE001 - the caller's; the other reports go on
+        except Exception:  # the caller's; the other reports go on
             log.exception("on_done failed")
 
     def _library_objects(self) -> list[Any]:
@@ -293,7 +293,8 @@ class KafkaPythonConsumer(Guarded):
         tp = self._partitions[partition]
         with kafka_python_errors():
             earliest = self._consumer.beginning_offsets([tp], timeout_ms=self._timeout_ms)[tp]
-        return OffsetOutOfRange(f"{self._topic}[{partition}]: no record at offset {error.args[0][tp]}", partition, earliest)
+        where = f"{self._topic}[{partition}]: no record at offset {error.args[0][tp]}"
+        return OffsetOutOfRange(where, partition, earliest)
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Return nothing more of these until resumed."""

@@ -17,7 +17,8 @@ PERIOD_S = 10.0
 class RateLimit(logging.Filter):
     """Lets `lines` records pass in every `period_s` and counts the rest; errors and warnings alike."""
 
-    def __init__(self, lines: int = LINES, period_s: float = PERIOD_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lines: int = LINES, period_s: float = PERIOD_S,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._lines, self._period_s, self._clock = lines, period_s, clock
         self._lock = threading.Lock()

@@ -37,7 +37,7 @@ log = limited_logger()
 
 POLL_S = 0.1  # how long the delivery thread waits in C for an event; bounds the delay of refused records and of close
 WAKE_S = 0.02  # how long a consumer waits in C; bounds the delay of `wake`, which the library offers no way to pass on
-PROBE_EVERY_S, PROBE_S = 1.0, 0.1  # while the brokers are away: how often, and for how long, to ask whether they are back
+PROBE_EVERY_S, PROBE_S = 1.0, 0.1  # while the brokers are away: how often, and for how long, to ask if they are back
 PURGE_S = 2.0  # for the reports of records that are given up
 FETCH_WAIT_MS = 100  # how long a broker holds a fetch with nothing to read: what a resumed partition waits at most
 QUEUE_MESSAGES, QUEUE_KBYTES = 10_000, 16_384  # read ahead: hides a round trip, without filling a worker's memory
@@ -47,7 +47,7 @@ def _new_producer(settings: Settings, linger_ms: int, on_error: Any) -> _Produce
     return _Producer(librdkafka_config(settings) | {
         "acks": "all",
         "enable.idempotence": True,  # five requests under way, no duplicates and no reordering when they are repeated
-        "delivery.timeout.ms": 2_147_483_647,  # the caller decides how long to wait; a time-out here says nothing certain
+        "delivery.timeout.ms": 2_147_483_647,  # the caller decides how long to wait; a time-out here proves nothing
         "linger.ms": linger_ms,
         "batch.size": BATCH_BYTES,
         "message.max.bytes": settings.kafka_max_message_bytes,
@@ -108,8 +108,8 @@ class LibrdkafkaProducer(Guarded):
             try:
                 produce(topic, value, key, partition, partial(done, on_done, index))
             except Exception:  # noqa: BLE001 - told by on_done, whatever it is: the rest of the batch goes on
-                try:
-                    self._produce(topic, partition, value, key, partial(done, on_done, index))  # knows what can be mended
+                try:  # again, the way that knows what can be mended
+                    self._produce(topic, partition, value, key, partial(done, on_done, index))
                 except YADTQError as error:
                     self._refused.append((on_done, index, len(value), error))
 
@@ -117,7 +117,7 @@ class LibrdkafkaProducer(Guarded):
         """Produce, with errors of ours; a partition that is new to librdkafka is looked for once."""
         for attempt in (1, 2):
             try:
-                return self._producer.produce(topic, value, key, partition, callback)
+                self._producer.produce(topic, value, key, partition, callback)
             except BufferError as error:
                 raise BacklogFull(str(error)) from error
             except KafkaException as error:
@@ -129,6 +129,7 @@ class LibrdkafkaProducer(Guarded):
                 raise from_librdkafka(problem, len(value), self._limit) from error
             except (TypeError, ValueError, RuntimeError) as error:
                 raise KafkaConnectionError(f"the record can't be sent: {error}") from error
+            return
 
     def _refresh(self, topic: str) -> bool:
         try:
@@ -212,10 +213,10 @@ class LibrdkafkaProducer(Guarded):
         if on_done is not None:
             try:
                 if error is None:
-                    on_done(index, message.offset(), None)
+                    on_done(index, message.offset() or 0, None)
                 else:
                     on_done(index, -1, from_librdkafka(error, size, self._limit))
-            except Exception:  # noqa: BLE001 - the caller's; the other reports go on
+            except Exception:  # the caller's; the other reports go on
                 log.exception("on_done failed")
 
     def _library_objects(self) -> list[Any]:
@@ -226,7 +227,7 @@ def _call(on_done: Any, *arguments: Any) -> None:
     """Call the caller's function, whose errors must not stop the others' reports."""
     try:
         on_done(*arguments)
-    except Exception:  # noqa: BLE001
+    except Exception:
         log.exception("on_done failed")
 
 
@@ -294,7 +295,8 @@ class LibrdkafkaConsumer(Guarded):
         return self._records(messages) if messages else []
 
     def _records(self, messages: list[Message]) -> list[Record]:
-        new, records = tuple.__new__, []
+        new = tuple.__new__
+        records: list[Record] = []
         add = records.append
         for message in messages:
             if message.error() is None:
@@ -311,8 +313,10 @@ class LibrdkafkaConsumer(Guarded):
 
     def _note(self, message: Message) -> None:
         """An error in place of a record."""
-        error = message.error()
-        code, partition = error.code(), message.partition()
+        error, partition = message.error(), message.partition()
+        assert error is not None
+        assert partition is not None
+        code = error.code()
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             earliest = self._earliest(partition)
             self._problem = OffsetOutOfRange(f"{self._topic}[{partition}]: {error.str()}", partition, earliest)
