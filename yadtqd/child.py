@@ -21,7 +21,6 @@ from yadtqd.exits import Exit
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
-
     from yadtqd.shared import Shared
     from yadtqd.slot import Slot
 
@@ -58,9 +57,9 @@ class ChildContext:
     shared: Shared
     partitions: tuple[int, ...] = ()                # workers: those to consume; fixed for the life of the process
     parent_pidfd: int = -1                          # becomes readable when the supervisor is gone
-    control_fd: int = -1                            # isolator: its listening SEQPACKET socket, to accept() on
-    isolator_address: str = ""                      # workers: connect a SEQPACKET socket to it ("\0..." is abstract)
-    suspects: tuple[str, ...] = ()                  # ids that the dead predecessor had in hand, for the log
+    control_fd: int = -1                            # the isolator's listening SEQPACKET socket: only it may accept()
+    isolator_address: str = ""                      # its name: workers connect a socket to it ("\0..." is abstract)
+    suspects: tuple[str, ...] = ()                  # ids in the slots of dead workers of these partitions, not done yet
     hard_timed_out: tuple[HardTimedOut, ...] = ()   # workers: end these as FAILED with TASK_HARD_TIMEOUT
 
 
@@ -77,7 +76,10 @@ def become_subreaper() -> None:
 
 
 def fork(ctx: ChildContext, run: Role, close_fds: Collection[int]) -> Child:
-    """Fork a process that runs `run(ctx)` and ends with its exit status; `close_fds` are not the child's business."""
+    """Fork a process that runs `run(ctx)` and ends with its exit status; `close_fds` are not the child's business.
+
+    OSError when there is no memory, process or descriptor left; then there is no child.
+    """
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"the supervisor has {threads} threads: a child forked now could hang in their locks"
     supervisor = os.getpid()
@@ -87,7 +89,12 @@ def fork(ctx: ChildContext, run: Role, close_fds: Collection[int]) -> Child:
         pid = os.fork()
         if pid == 0:
             _child(ctx, run, close_fds, supervisor, mask)
-        return Child(pid, os.pidfd_open(pid))
+        try:
+            return Child(pid, os.pidfd_open(pid))
+        except OSError:                 # no descriptor left: a child that can't be watched must not live
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

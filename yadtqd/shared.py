@@ -24,8 +24,8 @@ LAYOUT_VERSION = 1
 HEADER_BYTES = 4096
 PARTITION_BYTES = 128
 CELLS = PARTITION_BYTES // CELL_BYTES
-SLOTS = 520                     # 512 workers and the other roles; pages that nobody touches cost nothing
-PARTITIONS = 4096               # as many partitions of the task topic as a host can own
+SLOTS = 4104                    # 4096 workers and the other roles; pages that nobody touches cost nothing
+PARTITIONS = 10_000             # partitions of the task topic that a host can know
 FOR_EVER_NS = 2**63 - 1         # the lease of static assignment
 
 
@@ -158,6 +158,11 @@ class Shared:
         """End the supervisor's sleep: any child may, when it wrote something worth a look. Never blocks."""
         with contextlib.suppress(BlockingIOError):      # the counter is full: it will wake anyway
             os.eventfd_write(self.changed_fd, 1)
+
+    def take_wakeup(self) -> None:
+        """Supervisor: forget the wake-ups so far."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.changed_fd)
 
     def lease_left_s(self) -> float:
         """Seconds until this host's place in the group is not certain any more; negative when it is over."""

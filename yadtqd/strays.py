@@ -1,0 +1,33 @@
+"""Sweeps processes that lost their parent and became the supervisor's: what a dead child's children left behind.
+
+Used by the supervisor (a subreaper) after each death. Never waits: what has just been killed is reaped in a later call.
+"""
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Collection
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def children() -> set[int]:
+    """The pids of all children of this single-threaded process, zombies included."""
+    pid = os.getpid()
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()}
+
+
+def sweep(known: Collection[int]) -> int:
+    """Reap or kill every child whose pid is not in `known`; how many were killed and wait for the next call."""
+    left = 0
+    for pid in children() - set(known):
+        # It is our child and not reaped, so the pid can't be another's: killing by it is safe here.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                log.warning("killed pid %d, which a dead child left behind", pid)
+                os.kill(pid, signal.SIGKILL)
+                left += 1
+    return left
