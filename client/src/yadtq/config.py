@@ -156,7 +156,7 @@ class Settings:
         used_by="client, setup", low=1, high=10_000)
     transport: str = option(
         TRANSPORT, "What moves records; auto takes librdkafka where it is installed (1.7 times the rate, a quarter of "
-        "the latency).", used_by="client, worker", choices=("auto", "kafka-python", "librdkafka"))
+        "the latency).", used_by="client, worker", choices=("auto", "kafka-python", "librdkafka", "memory"))
     kafka_request_timeout_ms: int = option(
         KAFKA_REQUEST_TIMEOUT_MS, "How long one request to a broker may take; long enough for a broker that collects "
         "garbage, short enough to notice a dead one.", used_by="all", unit="ms", low=100, high=600_000)
