@@ -78,6 +78,19 @@ class RedisConnectionError(YADTQError, ConnectionError):
     retryable = True
 
 
+class RedisRefused(RedisConnectionError):
+    """Redis refuses this user, password or database, or is too old; trying again changes nothing."""
+
+    code = "REDIS_REFUSED"
+    retryable = False
+
+
+class BackendDamaged(YADTQError):
+    """A key of YADTQ in Redis holds something else than it should; somebody wrote there."""
+
+    code = "BACKEND_DAMAGED"
+
+
 class BackendLost(YADTQError):
     """Redis was replaced by an empty one: what it knew of this task is gone."""
 

@@ -1,0 +1,285 @@
+"""Connections to Redis: calls in bulk, repeated until a deadline, with every failure as a typed error.
+
+Owns the pool of one result backend (made anew after a fork), the loading of the function library, and the meaning of
+Redis's error replies. Works on redis-py's connections below its client: packing a command and reading its reply costs
+a few us there, against about 50 through a pipeline object. May be used by any thread; starts none. Whatever runs
+through it must be idempotent, since a call whose reply got lost is sent again.
+"""
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from yadtq import names
+from yadtq.errors import BackendDamaged, ClientClosed, RedisConnectionError, RedisRefused
+
+if TYPE_CHECKING:
+    from redis.connection import Connection
+
+    from yadtq.config import Settings
+
+BUILD: Final = 1                    # of the function library; redis_functions.lua has the same number
+WINDOW_CALLS: Final = 32            # calls sent before their replies are read
+WINDOW_BYTES: Final = 1 << 20
+MAX_IDLE: Final = 32                # connections kept for reuse
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
+# What Redis says while it can't serve, and may again without anybody changing anything.
+PASSING: Final = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "BUSY",
+                  "TRYAGAIN", "MAXCLIENTS", "UNKILLABLE")
+EXPLAINED: Final = {
+    "LOADING": "Redis is still loading its data",
+    "READONLY": "this Redis is a read-only replica",
+    "OOM": "Redis has no memory left (maxmemory): it stores nothing until results expire or the limit is raised",
+    "MISCONF": "Redis can't write to its disk and stores nothing until it can",
+    "MASTERDOWN": "this replica has lost its master",
+    "BUSY": "Redis is busy with a script",
+}
+REFUSED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "Client sent AUTH", "DB index",
+                  "AUTH called", "invalid password", "no permissions")
+
+
+def pack(*parts: bytes | str | int) -> bytes:
+    """One command as the bytes that go to Redis."""
+    import hiredis
+
+    return hiredis.pack_command(parts)
+
+
+def library_text() -> str:
+    """The function library, as it is loaded into Redis."""
+    files = resources.files("yadtq")
+    return "".join(files.joinpath(name).read_text("utf-8")
+                   for name in ("redis_functions.lua", "redis_index_functions.lua"))
+
+
+class RedisClient:
+    """Sends packed commands to one Redis. Thread-safe; connects at the first call of a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._where = f"{settings.redis_host}:{settings.redis_port}"
+        self._idle: deque[Connection] = deque()
+        self._pid = os.getpid()
+        self._prepared = False
+        self._closed = False
+
+    # ---- calls ------------------------------------------------------------------------------------------------------
+    def run(self, calls: Sequence[bytes], timeout_s: float | None = None) -> list[Any]:
+        """Send commands and return their replies, in order.
+
+        Lost connections and states in which Redis refuses for a while are ridden out until `timeout_s` (the setting
+        redis_timeout_s); then RedisConnectionError. RedisRefused and BackendDamaged come at once.
+        """
+        deadline = time.monotonic() + (self._settings.redis_timeout_s if timeout_s is None else timeout_s)
+        replies: list[Any] = [_PENDING] * len(calls)
+        pending: Sequence[int] = range(len(calls))
+        pause_s = 0.0                               # the first repeat is at once: a pooled connection may be long dead
+        while True:
+            failure = self._attempt(calls, pending, replies, deadline)
+            if failure is None:
+                return replies
+            now = time.monotonic()
+            if now + pause_s >= deadline:
+                raise failure
+            time.sleep(pause_s)
+            pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            pending = [index for index in pending if replies[index] is _PENDING]
+
+    def _attempt(self, calls: Sequence[bytes], pending: Sequence[int], replies: list[Any],
+                 deadline: float) -> RedisConnectionError | None:
+        """Get as many replies as go. None when all are there; else why not."""
+        from redis.exceptions import RedisError
+
+        connection: Connection | None = None
+        try:
+            connection = self.take()
+            if not self._prepared:
+                self._prepare(connection, deadline)
+            problem = self._exchange(connection, calls, pending, replies, deadline)
+            if problem is None:
+                return None
+            if "Function not found" in problem:
+                self._prepare(connection, deadline)
+                problem = self._exchange(connection, calls, [i for i in pending if replies[i] is _PENDING], replies,
+                                         deadline)
+            return None if problem is None else RedisConnectionError(self._explain(problem))
+        except RedisError as error:
+            self._discard(connection)
+            connection = None
+            return self._translate(error)
+        except BaseException:
+            self._discard(connection)
+            connection = None
+            raise
+        finally:
+            if connection is not None:
+                self.give_back(connection)
+
+    def _exchange(self, connection: Connection, calls: Sequence[bytes], pending: Sequence[int], replies: list[Any],
+                  deadline: float) -> str | None:
+        """Send what is pending and store the replies; returns what Redis said where it refused for the moment."""
+        problem: str | None = None
+        start = 0
+        while start < len(pending):
+            end, size = start, 0
+            while end < len(pending) and end - start < WINDOW_CALLS and size < WINDOW_BYTES:
+                size += len(calls[pending[end]])
+                end += 1
+            window = pending[start:end]
+            connection.send_packed_command([calls[index] for index in window] if size > 1 << 16
+                                           else [b"".join([calls[index] for index in window])], check_health=False)
+            for index in window:
+                reply = self._reply(connection, deadline)
+                if isinstance(reply, _Refusal):
+                    problem = reply.text
+                else:
+                    replies[index] = reply
+            start = end
+        return problem
+
+    def _reply(self, connection: Connection, deadline: float) -> Any:
+        from redis.exceptions import ResponseError
+
+        try:
+            return connection.read_response(disable_decoding=True, timeout=_left(deadline))
+        except ResponseError as error:
+            text = _text_of(error)
+            if "Function not found" in text or text.startswith(PASSING):
+                if text.startswith("READONLY"):     # a fail-over: the name may lead elsewhere by now
+                    self._drop_idle()
+                    raise
+                return _Refusal(text)
+            connection.disconnect()                 # replies of this window are unread
+            raise
+
+    def _prepare(self, connection: Connection, deadline: float) -> None:
+        """Load the function library where it is missing or older than ours."""
+        from redis.exceptions import ResponseError
+
+        connection.send_packed_command([pack("FCALL", names.FUNCTION_PREFIX + "build", 1, names.meta_key(0))],
+                                       check_health=False)
+        try:
+            found = int(connection.read_response(disable_decoding=True, timeout=_left(deadline)))
+        except ResponseError as error:
+            if "Function not found" not in str(error):
+                raise
+            found = 0
+        if found < BUILD:
+            connection.send_packed_command([pack("FUNCTION", "LOAD", "REPLACE", library_text())], check_health=False)
+            connection.read_response(disable_decoding=True, timeout=_left(deadline))
+        self._prepared = True
+
+    # ---- connections ------------------------------------------------------------------------------------------------
+    def take(self) -> Connection:
+        """A connection that nobody else uses; give it back, or disconnect it. May raise redis-py's errors."""
+        if self._closed:
+            raise ClientClosed
+        if self._pid != os.getpid():                # the parent's sockets are the parent's
+            self._idle, self._pid = deque(), os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = self._connection()
+            connection.connect()
+            return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next call."""
+        if self._closed or len(self._idle) >= MAX_IDLE or self._pid != os.getpid():
+            connection.disconnect()
+        else:
+            self._idle.append(connection)
+
+    def _connection(self) -> Connection:
+        from redis.backoff import NoBackoff
+        from redis.connection import Connection, SSLConnection
+        from redis.retry import Retry
+
+        settings = self._settings
+        options: dict[str, Any] = {
+            "host": settings.redis_host, "port": settings.redis_port, "db": settings.redis_db,
+            "username": settings.redis_username or None, "password": settings.redis_password or None,
+            "socket_timeout": settings.redis_timeout_s, "socket_connect_timeout": settings.redis_timeout_s,
+            "protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0, "socket_keepalive": True,
+        }
+        if settings.redis_ssl:
+            return SSLConnection(ssl_ca_certs=settings.redis_ssl_ca_file or None, ssl_cert_reqs=ssl.CERT_REQUIRED,
+                                 ssl_min_version=ssl.TLSVersion.TLSv1_2, **options)
+        return Connection(**options)
+
+    def _discard(self, connection: Connection | None) -> None:
+        if connection is not None:
+            connection.disconnect()
+        self._drop_idle()                           # the others are most likely dead as well
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:                      # another thread was faster
+                return
+
+    def close(self) -> None:
+        """Close all connections; further calls raise ClientClosed."""
+        self._closed = True
+        self._drop_idle()
+
+    # ---- errors -----------------------------------------------------------------------------------------------------
+    def _translate(self, error: Exception) -> RedisConnectionError:
+        """What a redis-py error means; raises those that no repetition can mend."""
+        from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
+
+        text = _text_of(error)
+        if isinstance(error, (AuthenticationError, AuthorizationError)) or any(word in text for word in REFUSED):
+            raise RedisRefused(f"Redis at {self._where} refuses this user or password: {text}") from error
+        if "unknown command" in text.lower():
+            raise RedisRefused(f"Redis at {self._where} has no functions: version 7.0 or newer is needed ({text})"
+                               ) from error
+        if isinstance(error, ResponseError) and not text.startswith(PASSING):
+            raise BackendDamaged(f"Redis at {self._where} could not do what it was asked to: {text}") from error
+        return RedisConnectionError(self._explain(text))
+
+    def _explain(self, text: str) -> str:
+        word = text.split(" ", 1)[0]
+        return f"{EXPLAINED.get(word, 'no answer from Redis')} (at {self._where}): {text}"
+
+    def guarded(self, action: Callable[[], Any]) -> Any:
+        """Do something with a connection taken by hand, with redis-py's errors translated."""
+        from redis.exceptions import RedisError
+
+        try:
+            return action()
+        except RedisError as error:
+            raise self._translate(error) from error
+
+
+class _Refusal:
+    """Redis refused for the moment."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_PENDING: Final = object()
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _text_of(error: Exception) -> str:
+    """The text of an error reply with its leading word, which redis-py strips where it has a class for it."""
+    from redis import exceptions
+
+    text = str(error)
+    for kind, word in ((exceptions.BusyLoadingError, "LOADING"), (exceptions.ReadOnlyError, "READONLY"),
+                       (exceptions.OutOfMemoryError, "OOM"), (exceptions.NoPermissionError, "NOPERM"),
+                       (exceptions.MaxConnectionsError, "MAXCLIENTS")):
+        if isinstance(error, kind) and not text.startswith(word):
+            return f"{word} {text}"
+    return text
