@@ -32,12 +32,14 @@ class _Reader:
         self.origins: dict[str, str] = {}
         self.ranks: dict[str, int] = {}
         self.mistakes: list[str] = []
+        self.wrong: set[str] = set()                     # options with a bad value
 
     def take(self, rank: int, name: str, value: object, origin: str, *, text: bool = False) -> None:
         try:
             self.values[name] = OPTIONS[name].read(value, text=text)
         except ValueError as wrong:
             self.mistakes.append(f"{origin}: {name}: {wrong}")
+            self.wrong.add(name)
             return
         self.origins[name], self.ranks[name] = origin, rank
 
@@ -59,19 +61,19 @@ def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], overrides:
             reader.take(3, name, value, "argument")
     for name in PASSWORDS:
         _password(reader, name, env.get("CREDENTIALS_DIRECTORY"))
-    if not reader.mistakes:
-        reader.mistakes = _contradictions(reader)
+    reader.mistakes += _contradictions(reader)
     if reader.mistakes:
         raise ConfigurationError("\n".join(reader.mistakes))
     return Settings(**reader.values, origins=reader.origins)
 
 
 def _contradictions(reader: _Reader) -> list[str]:
-    """The cross-checks' mistakes, each with the place of the option that has to be mended."""
+    """The cross-checks' mistakes, each with the place of the option to mend; none that come from another mistake."""
     draft = object.__new__(Settings)
     for name, opt in OPTIONS.items():
         object.__setattr__(draft, name, reader.values.get(name, opt.default))
-    return [f"{reader.origins.get(name, 'default')}: {name}: {text}" for name, text in config_check.mistakes(draft)]
+    return [f"{reader.origins.get(name, 'default')}: {name}: {text}" for name, text in config_check.mistakes(draft)
+            if not any(wrong == name or wrong in text for wrong in reader.wrong)]
 
 
 # ---- sources --------------------------------------------------------------------------------------------------------
@@ -145,9 +147,11 @@ def _secret(reader: _Reader, name: str, path: str, origin: str) -> None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
         reader.mistakes.append(f"{origin}: {name}: {path}: {reason}")
+        reader.wrong.add(name)
         return
     if not secret or len(secret) > MAX_SECRET_BYTES or "\n" in secret:
         reader.mistakes.append(f"{origin}: {name}: {path} holds no single line with a password")
+        reader.wrong.add(name)
         return
     reader.values[name], reader.origins[name] = secret, origin
 

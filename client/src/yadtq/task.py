@@ -60,46 +60,49 @@ def status_of(state: str, *, processing_shown: bool = True) -> TaskStatus | None
 
 # ---- ids ------------------------------------------------------------------------------------------------------------
 class _TaskIds:
-    """UUIDv7 (RFC 9562) with a 42-bit counter, method 1: increasing within a process, whatever the clock does.
+    """UUIDv7 (RFC 9562, method 2, "monotonic random"): increasing within a process, whatever the clock does.
 
-    74 bits beside the time: a counter that starts each millisecond at a random 41-bit number, then 32 random bits. The
-    random numbers come from a generator seeded by the kernel, anew in each forked child: ids aren't secret.
+    The 74 bits beside the time start each millisecond at a random number and grow by a random step of 32 bits; the
+    upper 26 stay in the prefix, so that an id costs one addition and one formatting. The random numbers come from a
+    generator seeded by the kernel, anew in each forked child: ids must differ, they need not be secret.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._random = random.Random(os.urandom(32)).getrandbits     # noqa: S311 (ids are no secrets)
         self._ms = -1
-        self._counter = 0
+        self._upper = self._tail = 0
         self._prefix = ""
 
     def next(self) -> str:
         with self._lock:
             now = time.time_ns() // 1_000_000
             if now > self._ms:
-                self._start(now)
-            else:                                        # same millisecond, or the clock went back: count on
-                self._counter += 1
-                if self._counter >> 42:
-                    self._start(self._ms + 1)
-            return self._format(self._prefix, self._counter)
+                self._ms, self._upper = now, self._random(25)       # the top bit is left for carries
+                self._tail, self._prefix = self._random(47), _prefix(now, self._upper)
+            else:                                                    # the same millisecond, or the clock went back
+                self._tail += self._random(32) + 1
+                if self._tail >> 48:
+                    self._carry()
+            return f"{self._prefix}{self._tail:012x}"
 
     def at(self, now_ms: int) -> str:
         """An id of another time than now; takes no part in the order."""
-        return self._format(_prefix(now_ms), self._random(41))
+        return f"{_prefix(now_ms, self._random(26))}{self._random(48):012x}"
 
-    def _start(self, now_ms: int) -> None:
-        self._ms, self._counter, self._prefix = now_ms, self._random(41), _prefix(now_ms)
+    def _carry(self) -> None:
+        self._tail &= (1 << 48) - 1
+        self._upper += 1
+        if self._upper >> 26:                                        # 2**42 ids in one millisecond: borrow the next
+            self._ms, self._upper = self._ms + 1, 0
+        self._prefix = _prefix(self._ms, self._upper)
 
-    def _format(self, prefix: str, counter: int) -> str:
-        low = f"{0x8000000000000000 | (counter & 0x3FFFFFFF) << 32 | self._random(32):x}"
-        return f"{prefix}{counter >> 30:03x}-{low[:4]}-{low[4:]}"
 
-
-def _prefix(now_ms: int) -> str:
+def _prefix(now_ms: int, upper: int) -> str:
+    """All of an id but its last 12 digits: time, version 7, and 26 bits around the variant."""
     if not 0 <= now_ms < 1 << 48:
         raise InvalidTask(f"{now_ms} ms is no time that a task id can carry")
-    return f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}-7"
+    return f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}-7{upper >> 14:03x}-{0x8000 | upper & 0x3FFF:04x}-"
 
 
 _ids = _TaskIds()
