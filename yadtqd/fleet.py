@@ -49,6 +49,7 @@ class Fleet:
         self._hard: dict[int, dict[int, HardTimedOut]] = {}     # killed at the hard deadline
         self._suspects: dict[int, dict[int, str]] = {}          # in hand at any other death that nobody asked for
         self._isolator_listener = _listening_socket()
+        self._isolator_address = self._isolator_listener.getsockname().decode()
         self._own_pidfd = os.pidfd_open(os.getpid())
 
     # ---- who there is
@@ -113,7 +114,7 @@ class Fleet:
         return ChildContext(
             settings=self.settings, role=handle.role, name=handle.name, slot=handle.slot, shared=self._shared,
             partitions=partitions, parent_pidfd=self._own_pidfd,
-            control_fd=self._isolator_listener.fileno(), isolator_address=self._isolator_listener.getsockname().decode(),
+            control_fd=self._isolator_listener.fileno(), isolator_address=self._isolator_address,
             suspects=tuple(task_id for p in partitions for task_id in self._suspects.get(p, {}).values()),
             hard_timed_out=tuple(t for p in partitions for t in self._hard.get(p, {}).values()))
 
