@@ -1,4 +1,4 @@
-"""Writes the table of docs/configuration.md from the options (`python -m tests.support.config_docs`); a test compares."""
+"""Writes the table of docs/configuration.md from the options: `python -m tests.support.config_docs`."""
 from __future__ import annotations
 
 from itertools import groupby

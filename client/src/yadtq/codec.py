@@ -141,7 +141,7 @@ class _Walk:
             return self._scalar(value, kind) if self.strict else value
         if (simple := _SIMPLE.get(kind)) is not None:
             return simple(value)
-        if kind.__module__ == "numpy":
+        if kind.__module__.partition(".")[0] == "numpy":
             return self._numpy(value)
         if depth == 0:
             raise _Refused(f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
@@ -227,7 +227,7 @@ def _why_not(value: object) -> str:
     said = f"a value of type {kind.__module__}.{kind.__qualname__} can't be encoded".replace("builtins.", "")
     for base in chain(_SEQUENCES, (datetime,), _SIMPLE, (list, dict, bool, int, float, str, bytes)):
         if issubclass(kind, base):
-            return f"{said}, since it would come back as a {base.__name__}; pass {base.__name__}(...) if that will do"
+            return f"{said}, since it would come back as {base.__name__}; pass {base.__name__}(...) if that will do"
     if callable(value):
         return f"{said}; code does not travel, only data does"
     return f"{said}; pass numbers, strings, bytes, lists, dicts or numpy arrays"

@@ -30,8 +30,8 @@ def dump(value: Any) -> tuple[bytes, bool]:
     scalar = isinstance(value, np.generic)
     if not scalar and type(value) is not np.ndarray:
         kind = type(value)
-        raise ValueError(f"a value of type {kind.__module__}.{kind.__qualname__} can't be encoded; pass "
-                         "numpy.asarray(...) if a plain array will do")
+        hint = "; pass numpy.asarray(...) if a plain array will do" if isinstance(value, np.ndarray) else ""
+        raise ValueError(f"a value of type {kind.__module__}.{kind.__qualname__} can't be encoded{hint}")
     array = np.asarray(value)
     if not _DTYPE.fullmatch(array.dtype.str):
         raise ValueError(f"an array of dtype {array.dtype} can't be encoded; numbers, bools, strings, bytes, "
