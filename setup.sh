@@ -25,28 +25,36 @@ Sets up this checkout of YADTQ and runs it on this machine.
 usage: ./setup.sh [COMMAND] [OPTIONS]
 
 commands
-  install      (default) install what is missing: Redis, a Java runtime, Maven and Python's venv by apt (asks for sudo if
-               needed, and only for that), the Kafka broker by Maven, the Python packages into .venv. Run it as often as
-               you like: what is there already is left as it is.
-                 --client-only   only the client library into .venv, without any server (the only way on macOS)
-  demo         install, start a Kafka, a Redis and yadtqd, run the main job on real input, and end them again
-                 --keep          leave them running
-  test [...]   install, then run every check and test; what follows is passed on to pytest (./setup.sh test -k offset)
-  up           install, start the Kafka, Redis and yadtqd of this checkout; returns when a task can be run. Ports are
-               9092 and 6379, or the next free ones. `source .yadtq/env` tells a shell where they are.
-                 --config FILE   settings of your own (yadtq.toml); servers that it, or the environment, names (kafka_servers,
-                                 kafka_host, redis_host; YADTQ_KAFKA_SERVERS, YADTQ_REDIS_HOST) are used instead of own ones
-                 --no-daemon     without yadtqd
-  down         end what `up` started, and nothing else; the data stays
-  status       what of it is running
-  doctor       look for what is missing, wrong or unreachable, and say how to mend it
-  clean        `down`, then remove .yadtq: the data of the local Kafka and Redis, the logs
-                 --all           .venv too
-                 --yes           without asking
-  lock         resolve the Python requirements anew into requirements/*.txt (for maintainers)
+  install   (the default) install what is missing, leave what is there:
+            Redis, Java, Maven and Python's venv by apt (with sudo, asked for
+            only if something is missing), the Kafka broker by Maven, the
+            Python packages into .venv
+              --client-only  only the client library into .venv, no servers
+                             (on macOS always)
+  demo      install, start Kafka, Redis and yadtqd, run the main job on real
+            input, end them again
+              --keep         leave them running
+  test ...  install, run every check and every test; what follows is passed
+            on to pytest: ./setup.sh test -k offset
+  up        install, start the Kafka, Redis and yadtqd of this checkout;
+            returns when a task can be run. Ports: 9092 and 6379, or the next
+            free ones; 'source .yadtq/env' tells a shell where they are.
+              --config FILE  a yadtq.toml of yours to build on
+              --no-daemon    only Kafka and Redis
+            Servers that FILE or the environment names are used instead of
+            own ones: kafka_servers, kafka_host, redis_host, or
+            YADTQ_KAFKA_SERVERS, YADTQ_KAFKA_HOST, YADTQ_REDIS_HOST.
+  down      end what 'up' started and nothing else; the data stays
+  status    what of it is running
+  doctor    find what is missing, wrong or unreachable; tell how to mend it
+  clean     'down', then remove the data and logs in .yadtq
+              --all          .venv too
+              --yes          without asking
+  lock      (maintainers) resolve requirements/*.txt anew
 
-Everything that is running or stored is in .yadtq/ of the checkout, logs included; the Kafka broker's files are shared between
-checkouts in ~/.cache/yadtq. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+All that runs or is stored is in .yadtq of this checkout, logs too. The Kafka
+broker is in ~/.cache/yadtq, for all checkouts.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 HELP
 }
 
@@ -185,7 +193,7 @@ main() {
       [ $# -eq 0 ] || usage_error "doctor takes no arguments"
       python3 packaging/setup/doctor.py
       ;;
-    *) usage_error "unknown command '$command'; there are install, demo, test, up, down, status, doctor, clean, lock" ;;
+    *) usage_error "unknown command '$command'" ;;
   esac
 }
 
