@@ -89,6 +89,7 @@ def _compute(name: str, operands: Sequence[Any], round_to: int | None, *,
     return elementwise(Work(name), name, operands, round_to)
 
 
+_PLAIN = frozenset((int, float))
 _SCALAR: dict[str, Scalar] = {
     "addition": scalars.add,
     "subtraction": scalars.subtract,
@@ -101,6 +102,8 @@ _SCALAR: dict[str, Scalar] = {
 
 def elementwise(work: Work, operation: str, operands: Sequence[Any], round_to: int | None) -> Any:
     """`operation` on numbers, lists and arrays; `work` is what errors are reported as."""
+    if _PLAIN.issuperset(map(type, operands)):  # the common case, before anything that costs a microsecond
+        return _on_numbers(work, operation, round_to, operands)
     if any(map(is_array, operands)):
         return _on_arrays(work, operation, round_to, operands)
     return each_element(work, operands, partial(_on_numbers, work, operation, round_to))
