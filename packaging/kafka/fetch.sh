@@ -34,7 +34,7 @@ cleanup() { [ -z "$work" ] || rm -rf -- "$work"; }
 
 resolve() {
   # An own local repository: an interrupted download is resumed, the user's ~/.m2 (its settings are used) stays as it is.
-  mvn --batch-mode --no-transfer-progress --quiet -Dstyle.color=never --file "$here/pom.xml" \
+  mvn --batch-mode --update-snapshots --no-transfer-progress --quiet -Dstyle.color=never --file "$here/pom.xml" \
     "-Dmaven.repo.local=$cache/maven" -Dmaven.wagon.rto=60000 -Dmaven.wagon.http.retryHandler.count=3 \
     -Daether.connector.requestTimeout=60000 \
     "$plugin:copy-dependencies" "-DoutputDirectory=$1" >&2 ||

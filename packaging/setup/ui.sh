@@ -35,7 +35,7 @@ show_progress() {
   columns=$(tput cols 2>/dev/null || echo 80)
   while kill -0 "$$" 2>/dev/null; do
     if [ -t 1 ]; then
-      last=$(tail -n 1 "$log" 2>/dev/null | tr -d '\000-\037' | cut -c 1-200) || last=''
+      last=$(tail -n 1 "$log" 2>/dev/null | sed 's/\x1b\[[0-9;]*m//g' | tr -d '\000-\037' | cut -c 1-200) || last=''
       last="$title ($((SECONDS - start)) s) $last"
       printf '\r%s   ...  %s%s\e[K' "$DIM" "${last:0:columns-9}" "$PLAIN"
       sleep 0.3
