@@ -1,2 +1,118 @@
-"""YADTQ."""
-__all__: list[str] = []
+"""YADTQ: a distributed task queue on Kafka and Redis that loses nothing; this is what applications import.
+
+    from yadtq import YADTQClient
+
+    with YADTQClient() as client:
+        task_id = client.submit_task("addition", args=[1, 2])
+        print(client.get_result(task_id, timeout=10))       # 3
+
+Names are loaded when first used, so that importing yadtq (which every worker and command does) is quick and pulls in
+neither Kafka's nor Redis's library.
+"""
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yadtq import errors as errors
+    from yadtq.aio import AsyncWorkerMonitor, AsyncYADTQClient
+    from yadtq.client import CancelAnswer, YADTQClient
+    from yadtq.config import Settings
+    from yadtq.errors import (
+        ArgumentNotEncodable,
+        BackendLost,
+        BacklogFull,
+        BatchRefused,
+        ClientClosed,
+        ConfigurationError,
+        InvalidTask,
+        KafkaConnectionError,
+        PayloadTooLarge,
+        RedisConnectionError,
+        ResultTimeout,
+        TaskCancelled,
+        TaskFailed,
+        TaskNotFound,
+        TaskSubmissionTimeout,
+        TaskTimeout,
+        YADTQError,
+    )
+    from yadtq.health import WorkerHealth, WorkersHealth
+    from yadtq.monitor import ChangeKind, WorkerChange, WorkerMonitor
+    from yadtq.results import TaskOutcome
+    from yadtq.submission import TaskSpec
+    from yadtq.task import TaskError, TaskRecord, TaskStatus
+    from yadtq.tasks import task
+
+_HOME = {
+    "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "CancelAnswer": "client", "ChangeKind": "monitor",
+    "Settings": "config", "TaskError": "task", "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
+    "TaskStatus": "task", "WorkerChange": "monitor", "WorkerHealth": "health", "WorkerMonitor": "monitor",
+    "WorkersHealth": "health", "YADTQClient": "client", "task": "tasks",
+}
+
+__all__ = [
+    "ArgumentNotEncodable",
+    "AsyncWorkerMonitor",
+    "AsyncYADTQClient",
+    "BackendLost",
+    "BacklogFull",
+    "BatchRefused",
+    "CancelAnswer",
+    "ChangeKind",
+    "ClientClosed",
+    "ConfigurationError",
+    "InvalidTask",
+    "KafkaConnectionError",
+    "PayloadTooLarge",
+    "RedisConnectionError",
+    "ResultTimeout",
+    "Settings",
+    "TaskCancelled",
+    "TaskError",
+    "TaskFailed",
+    "TaskNotFound",
+    "TaskOutcome",
+    "TaskRecord",
+    "TaskSpec",
+    "TaskStatus",
+    "TaskSubmissionTimeout",
+    "TaskTimeout",
+    "WorkerChange",
+    "WorkerHealth",
+    "WorkerMonitor",
+    "WorkersHealth",
+    "YADTQClient",
+    "YADTQError",
+    "__version__",
+    "errors",
+    "task",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'yadtq' has no attribute {name!r}")
+    home = import_module(f"yadtq.{_HOME.get(name, 'errors')}")
+    value = globals()[name] = home if name == "errors" else getattr(home, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `yadtq.task` the decorator: importing the module of that name would otherwise put itself in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "task" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

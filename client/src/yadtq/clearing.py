@@ -1,0 +1,44 @@
+"""clear_all_tasks: everything that was submitted so far vanishes, from Redis and from Kafka, while workers run.
+
+Owns the order of the steps (PROTOCOL.md): end offsets first, then the clear numbers of all shards are raised, which is
+the moment of clearing and records the intent; what follows only tidies up and may be interrupted: a worker's janitor or
+the next call completes it. Runs in the caller's thread.
+"""
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from yadtq.producer import ClearNumbers
+
+if TYPE_CHECKING:
+    from yadtq.connections import Connections
+
+log = logging.getLogger(__name__)
+
+DROP_BATCH = 1000       # records a call: some milliseconds of Redis
+
+
+def clear_all_tasks(connections: Connections, clear_numbers: ClearNumbers) -> int:
+    """Clear, and return how many records were dropped. Raises KafkaConnectionError before anything has changed, or,
+    like RedisConnectionError, after the tasks are cleared but before all is tidied up: call again to complete it.
+    """
+    topic = connections.settings.kafka_task_topic
+    backend, admin = connections.backend, connections.admin()
+    try:
+        admin.ensure_topics()
+        ends = admin.end_offsets(topic)
+        clear_numbers.set(backend.raise_clear(ends))
+        try:
+            admin.delete_records(topic, ends)
+        finally:                                # Kafka may be away by now: what Redis holds goes all the same
+            cleared = 0
+            while dropped := backend.drop_cleared(DROP_BATCH):
+                cleared += dropped
+    finally:
+        admin.close()
+    pending = backend.pending_clear()
+    if pending is not None:
+        backend.clear_done(pending)
+    log.info("cleared %d tasks", cleared)
+    return cleared

@@ -1,0 +1,230 @@
+"""Gets prepared submissions into Kafka and their records into Redis, both at once, and says what became of each.
+
+Owns the pipelining of one client: a batch is cut into chunks; each chunk is handed to the transport and, while Kafka
+replicates it, written to Redis; a few chunks are under way at a time. Runs in the thread that submits, except `_Acks`,
+which the transport's thread calls. It never gives up in silence: what was confirmed, refused, not sent, and what nobody
+knows is told apart in the error.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from yadtq.errors import (
+    BacklogFull,
+    BatchRefused,
+    InvalidTask,
+    KafkaConnectionError,
+    TaskSubmissionTimeout,
+    YADTQError,
+)
+from yadtq.names import shard_of
+from yadtq.submission import Prepared
+
+if TYPE_CHECKING:
+    from yadtq.connections import Connections
+
+CHUNK = 1000            # tasks written to Redis in one pipeline: some milliseconds
+CHUNKS_UNDER_WAY = 16   # chunks that wait for Kafka, per submitting thread
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+
+
+class _Acks:
+    """Kafka's answers to one chunk; called by the transport's thread, once a record."""
+
+    __slots__ = ("_latch", "_left", "errors")
+
+    def __init__(self, count: int) -> None:
+        self.errors: dict[int, YADTQError] = {}
+        self._left = count
+        self._latch = threading.Lock()
+        self._latch.acquire()
+
+    def __call__(self, index: int, offset: int, error: YADTQError | None) -> None:
+        if error is not None:
+            self.errors[index] = error
+        self._left -= 1
+        if self._left == 0:
+            self._latch.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all answers are there, within `seconds`. To be asked until it says True, and not after."""
+        return self._latch.acquire(timeout=max(0.0, seconds))
+
+
+class ClearNumbers:
+    """The clear number of each shard as this client last saw it; a stale one is answered CLEARED and read again."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._numbers: list[int] | None = None
+
+    def get(self) -> Sequence[int]:
+        """One number per shard; read from Redis the first time."""
+        return self._numbers if self._numbers is not None else self.refresh()
+
+    def refresh(self) -> Sequence[int]:
+        """Read them again."""
+        self._numbers = self._connections.backend.clear_numbers()
+        return self._numbers
+
+    def set(self, numbers: list[int]) -> None:
+        """They are known from elsewhere: this client has just raised them."""
+        self._numbers = numbers
+
+
+class Submitter:
+    """Submits for one client; stateless but for the clear numbers, so all threads may use it at once."""
+
+    def __init__(self, connections: Connections, clear_numbers: ClearNumbers) -> None:
+        self._connections, self._clear_numbers = connections, clear_numbers
+
+    def submit(self, prepared: Sequence[Prepared], timeout_s: float) -> None:
+        """Return when Kafka has acknowledged all and their records are written.
+
+        `timeout_s` is how long *nothing* may be confirmed: a batch of any size goes on while it gets ahead.
+        Raises TaskSubmissionTimeout, KafkaConnectionError or BacklogFull (both: nothing was sent), or, when Kafka
+        refuses single tasks for good, BatchRefused.
+        """
+        run = _Run(self._connections, timeout_s)
+        again: Sequence[Prepared] = prepared
+        while again:
+            run.send_all(again)
+            if run.failure is not None or not run.cleared:
+                break
+            numbers = self._clear_numbers.refresh()
+            again = [one.stamped(numbers[shard_of(one.message.id)]) for one in run.cleared]
+            run.cleared = []
+        run.raise_failure([one.message.id for one in prepared])
+
+
+class _Run:
+    """One call of `submit`: what is under way, and what became of the rest."""
+
+    def __init__(self, connections: Connections, timeout_s: float) -> None:
+        self._connections, self._timeout_s = connections, timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._window: deque[tuple[Sequence[Prepared], _Acks]] = deque()
+        self.cleared: list[Prepared] = []
+        self.unknown: dict[str, YADTQError | None] = {}     # by id: why nobody knows
+        self.refused: dict[str, YADTQError] = {}            # by id: Kafka will never take it
+        self.not_sent: list[str] = []
+        self.failure: YADTQError | None = None              # why the run stopped early
+
+    def send_all(self, prepared: Sequence[Prepared]) -> None:
+        """Send and record everything, or stop at the first chunk that can't be confirmed in time."""
+        for start in range(0, len(prepared), CHUNK):
+            chunk = prepared[start:start + CHUNK] if len(prepared) > CHUNK else prepared
+            if not self._send(chunk):
+                self.not_sent += [one.message.id for one in prepared[start:]]
+                break
+            if not self._record(chunk) or not self._await_kafka(CHUNKS_UNDER_WAY - 1):
+                self.not_sent += [one.message.id for one in prepared[start + CHUNK:]]
+                break
+        self._await_kafka(0)
+
+    def _got_ahead(self) -> None:
+        self._deadline = time.monotonic() + self._timeout_s
+
+    def _send(self, chunk: Sequence[Prepared]) -> bool:
+        """Hand a chunk to the transport, waiting while its backlog is full. False: it did not take it."""
+        pause_s = FIRST_PAUSE_S
+        acks = _Acks(len(chunk))
+        items = [(one.partition, one.value, one.key) for one in chunk]
+        while True:
+            try:
+                kafka = self._connections.kafka
+                kafka.producer.send_many(self._connections.settings.kafka_task_topic, items, acks)
+            except BacklogFull as full:
+                if time.monotonic() + pause_s >= self._deadline:
+                    self.failure = full
+                    return False
+                if self._window:
+                    self._await_kafka(len(self._window) - 1)
+                else:
+                    time.sleep(pause_s)                     # other threads fill it
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except KafkaConnectionError as error:
+                self.failure = error
+                return False
+            else:
+                self._window.append((chunk, acks))
+                return True
+
+    def _record(self, chunk: Sequence[Prepared]) -> bool:
+        """Write the records of a chunk, riding out an outage of Redis until the deadline. False: not confirmed."""
+        entries = [one.entry() for one in chunk]
+        try:
+            left_s = self._deadline - time.monotonic()
+            answers = self._connections.backend.submit(entries, timeout_s=max(left_s, 0.1))
+        except YADTQError as error:
+            self.failure = self.failure or error
+            self.unknown.update((one.message.id, error) for one in chunk)
+            return False
+        self._got_ahead()
+        if answers.count("DONE") != len(answers):
+            for one, answer in zip(chunk, answers, strict=True):
+                if answer == "CLEARED":
+                    self.cleared.append(one)
+                elif answer == "LATE":                      # Kafka has it, so it runs; too late for a record though
+                    self.unknown[one.message.id] = None
+        return True
+
+    def _await_kafka(self, at_most: int) -> bool:
+        """Wait until no more than `at_most` chunks are under way. False: Kafka did not answer in time."""
+        while len(self._window) > at_most:
+            chunk, acks = self._window[0]
+            if not acks.wait(self._deadline - time.monotonic()):
+                self.failure = self.failure or KafkaConnectionError("Kafka did not acknowledge")
+                for waiting, _ in self._window:
+                    self.unknown.update((one.message.id, self.failure) for one in waiting)
+                self._window.clear()
+                return False
+            self._window.popleft()
+            self._got_ahead()
+            for index, error in acks.errors.items():
+                self._refuse(chunk[index].message.id, error)
+        return True
+
+    def _refuse(self, task_id: str, error: YADTQError) -> None:
+        if isinstance(error, InvalidTask):                  # never written: too large for the broker, say
+            self.refused[task_id] = error
+        else:                                               # "failed" does not mean "not written"
+            self.unknown[task_id] = error
+
+    def raise_failure(self, ids: Sequence[str]) -> None:
+        """Raise what this run has to tell, if anything."""
+        if self.refused:
+            self._withdraw()
+        if self.unknown or (self.failure is not None and len(self.not_sent) < len(ids)):
+            cause = self.failure or next(iter(self.unknown.values()))
+            raise TaskSubmissionTimeout(
+                self._sentence(len(ids), cause), tuple(self.unknown), ids=tuple(ids), not_sent=tuple(self.not_sent),
+            ) from cause
+        if self.failure is not None:                        # nothing was sent at all
+            raise self.failure
+        if self.refused:
+            if len(ids) == 1:
+                raise self.refused[ids[0]]
+            raise BatchRefused(
+                f"Kafka refused {len(self.refused)} of {len(ids)} tasks; the others are submitted",
+                tuple(None if one in self.refused else one for one in ids),
+                {index: self.refused[one] for index, one in enumerate(ids) if one in self.refused})
+
+    def _sentence(self, count: int, cause: YADTQError | None) -> str:
+        first = next(iter(self.unknown), "")
+        which = f"the task {first}" if count == 1 else f"{len(self.unknown)} of {count} tasks (the first: {first})"
+        rest = f"; {len(self.not_sent)} more were not sent" if self.not_sent else ""
+        why = cause.message if cause is not None else "it came after the time limit of a submission"
+        return (f"no confirmation of {which} within {self._timeout_s:g} s: {why}. It may or may not run; submitting it "
+                f"again with the same task_id is safe{rest}")
+
+    def _withdraw(self) -> None:
+        """Records of what Kafka refused for good would wait for ever: cancel them, as well as that goes."""
+        try:
+            self._connections.backend.cancel(list(self.refused))
+        except YADTQError as error:
+            self.failure = self.failure or error

@@ -1,0 +1,220 @@
+"""From what an application asks for to a message that is ready to be sent.
+
+Owns the checks of a submission and its encoding: everything that can be refused is refused here, before anything is
+sent. Pure (the clock and the choice of partitions come in as arguments); runs in whatever thread submits.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any, NamedTuple, Required, TypedDict
+
+import msgspec
+
+from yadtq.codec import encode
+from yadtq.errors import InvalidTask, InvalidTaskType, PayloadTooLarge, YADTQError
+from yadtq.names import shard_of
+from yadtq.partitioning import Partitioner
+from yadtq.records import SubmitEntry
+from yadtq.task import TaskMessage, encode_message, new_task_id
+from yadtq.tasks import name_of
+
+Task = str | Callable[..., Any]    # a task type: its name, or the function that was declared with @task
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")           # as `yadtq.tasks` declares them
+_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+_MAX_KEY_LENGTH = 1024                                            # characters
+
+_names: dict[object, str] = {}
+
+
+class TaskSpec(TypedDict, total=False):
+    """One entry of `submit_tasks`: only `task` is required; the rest is as in `submit_task`.
+
+        entry: TaskSpec = {"task": "addition", "args": [1, 2], "kwargs": {"round_to": 2}, "key": "customer-17"}
+    """
+
+    task: Required[Task]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any] | None
+    key: str | None
+    timeout_s: float | None
+    grace_s: float | None
+    expires_s: float | None
+    max_retries: int | None
+    task_id: str | None
+
+
+ENTRY_KEYS = frozenset(TaskSpec.__annotations__)
+_PLAIN_KEYS = frozenset({"task", "args", "kwargs", "key"})        # entries with nothing else skip the rarer checks
+
+
+class Prepared(NamedTuple):
+    """A submission that passed every check: its message, where it goes, and its bytes."""
+
+    message: TaskMessage
+    partition: int
+    value: bytes
+    key: bytes | None
+
+    def entry(self) -> SubmitEntry:
+        """What the result backend is told of it."""
+        m = self.message
+        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition)
+
+    def stamped(self, clear_number: int) -> Prepared:
+        """The same submission with another clear number (PROTOCOL: CLEARED, stamp anew and produce again)."""
+        message = msgspec.structs.replace(self.message, g=clear_number)
+        return self._replace(message=message, value=encode_message(message))
+
+
+class Stamp(NamedTuple):
+    """What all entries of one call share."""
+
+    clear_numbers: Sequence[int]        # one a shard
+    partitions: int                     # of the task topic
+    now_ms: int
+
+
+class Preparer:
+    """Checks and encodes entries for one client; `limit` is what a message may take in bytes."""
+
+    def __init__(self, limit: int, partitioner: Partitioner) -> None:
+        self._limit = limit
+        self._partitioner = partitioner
+
+    def prepare(self, entry: Mapping[str, Any], stamp: Stamp) -> Prepared:
+        """Check and encode one entry; raises InvalidTask or one of its kinds. Nothing has been sent by then."""
+        keys = entry.keys()
+        if keys <= _PLAIN_KEYS:
+            timing: dict[str, Any] = {}
+            given_id = None
+        else:
+            _check_keys(entry)
+            timing = _timing(entry, stamp.now_ms)
+            given_id = _checked_id(entry.get("task_id"))
+        if "task" not in keys:
+            raise InvalidTask("a task needs a name: there is no 'task' in this entry")
+        name = _cached_name(entry["task"])
+        args, kwargs, key = entry.get("args", ()), entry.get("kwargs"), entry.get("key")
+        if not isinstance(args, (list, tuple)):
+            raise InvalidTask(f"args must be a list or tuple of arguments, not {type(args).__name__}: "
+                              "one argument is [argument]")
+        encoded = encode(args if isinstance(args, list) else list(args), limit=self._limit, name="args")
+        encoded_kwargs = self._encode_kwargs(kwargs) if kwargs else b""
+        record_key = _encoded_key(key) if key is not None else None
+        task_id = given_id or new_task_id()
+        message = TaskMessage(id=task_id, task=name, args=encoded, kwargs=encoded_kwargs, key=key,
+                              g=stamp.clear_numbers[shard_of(task_id)], submitted_ms=stamp.now_ms, **timing)
+        value = encode_message(message)
+        if len(value) > self._limit:
+            raise PayloadTooLarge(f"the task {name!r} takes {len(value):,} bytes; the limit is {self._limit:,} bytes "
+                                  "(max_payload_bytes)", len(value), self._limit)
+        return Prepared(message, self._partitioner.choose(key, given_id, stamp.partitions), value, record_key)
+
+    def prepare_many(
+        self, entries: Iterable[Mapping[str, Any]], stamp: Stamp, *, repeats: bool = False,
+    ) -> tuple[list[Prepared | None], dict[int, YADTQError]]:
+        """Check and encode a batch; per index the prepared submission, or None and why it was refused.
+
+        An id that appears twice is refused unless `repeats`.
+        """
+        prepared: list[Prepared | None] = []
+        refused: dict[int, YADTQError] = {}
+        seen: set[str] = set()
+        for index, entry in enumerate(entries):
+            try:
+                if not isinstance(entry, Mapping):
+                    raise InvalidTask("an entry is a dict such as {'task': 'addition', 'args': [1, 2]}, "
+                                      f"not {type(entry).__name__}")
+                one = self.prepare(entry, stamp)
+                if not repeats and "task_id" in entry and entry["task_id"] is not None:
+                    if one.message.id in seen:
+                        raise InvalidTask(f"the id {one.message.id!r} appears twice in this batch")
+                    seen.add(one.message.id)
+                prepared.append(one)
+            except InvalidTask as refusal:
+                prepared.append(None)
+                refused[index] = refusal
+        return prepared, refused
+
+    def _encode_kwargs(self, kwargs: object) -> bytes:
+        if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
+            raise InvalidTask("kwargs must be a dict whose keys are strings")
+        return encode(dict(kwargs), limit=self._limit, name="kwargs")
+
+
+def _cached_name(task: object) -> str:
+    """As checked_name; what a batch repeats a thousand times is checked once."""
+    name = _names.get(task) if isinstance(task, Hashable) else None
+    if name is None:
+        name = checked_name(task)
+        if len(_names) < 1000:
+            _names[task] = name
+    return name
+
+
+def checked_name(task: object) -> str:
+    """The name of a task type given by name or by its function; raises InvalidTask."""
+    if callable(task):
+        try:
+            return name_of(task)
+        except InvalidTaskType as error:
+            raise InvalidTask(error.message) from None
+    if not isinstance(task, str) or not _NAME.fullmatch(task):
+        raise InvalidTask(f"{task!r} is no name of a task type: a letter first, then letters, digits and _ . : -, "
+                          "128 characters at most")
+    return task
+
+
+def _checked_id(task_id: object) -> str | None:
+    if task_id is None:
+        return None
+    if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
+        raise InvalidTask(f"{task_id!r} is no task id: 1 to 128 letters, digits and . _ : @ / + = -")
+    return task_id
+
+
+def _encoded_key(key: object) -> bytes:
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY_LENGTH:
+        raise InvalidTask(f"a key is a string of 1 to {_MAX_KEY_LENGTH} characters, not {key!r:.100}")
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        raise InvalidTask(f"the key {key!r:.100} is not valid Unicode") from None
+
+
+def _check_keys(entry: Mapping[str, Any]) -> None:
+    for name in entry:
+        if name not in ENTRY_KEYS:
+            near = get_close_matches(str(name), ENTRY_KEYS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(ENTRY_KEYS))}"
+            raise InvalidTask(f"an entry has no {name!r}{hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+    """The options that say how long and how often, as fields of the message."""
+    fields: dict[str, Any] = {}
+    for name, zero_allowed in (("timeout_s", False), ("grace_s", True), ("expires_s", False)):
+        value = entry.get(name)
+        if value is None:
+            continue
+        if not _is_number(value) or value < 0 or (value == 0 and not zero_allowed):
+            wanted = "0 or more" if zero_allowed else "above 0"
+            raise InvalidTask(f"{name} must be a number of seconds, {wanted}, not {value!r}")
+        if name == "expires_s":
+            fields["expires_ms"] = now_ms + round(value * 1000)
+        else:
+            fields[name] = float(value)
+    retries = entry.get("max_retries")
+    if retries is not None:
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InvalidTask(f"max_retries must be a whole number, 0 or more, not {retries!r}")
+        fields["max_retries"] = retries
+    return fields

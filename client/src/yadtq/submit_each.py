@@ -1,0 +1,42 @@
+"""Submissions of several callers as one batch, where each caller is to hear of its own only.
+
+Owns the translation of a batch's error into one answer per entry. Runs in a thread of the asynchronous client.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from yadtq.errors import BatchRefused, TaskSubmissionTimeout, YADTQError
+
+if TYPE_CHECKING:
+    from yadtq.client import YADTQClient
+
+
+def submit_each(
+    client: YADTQClient, entries: Sequence[Mapping[str, Any]], timeout_s: float | None,
+) -> list[str | YADTQError]:
+    """Submit the entries together; per entry its id, or what its own `submit_task` would have raised."""
+    prepared, refused = client._preparer.prepare_many(entries, client._stamp(), repeats=True)
+    errors: dict[str, YADTQError] = {}
+    good = [one for one in prepared if one is not None]
+    if good:
+        try:
+            client._submit(good, timeout_s)
+        except TaskSubmissionTimeout as late:
+            lost = {*late.task_ids, *late.not_sent}
+            errors = {one: _own(late, one) for one in late.ids if one in lost}
+        except BatchRefused as partly:
+            errors = {good[index].message.id: error for index, error in partly.refused.items()}
+        except YADTQError as error:             # nothing was sent
+            errors = dict.fromkeys((one.message.id for one in good), error)
+    return [refused[index] if one is None else errors.get(one.message.id, one.message.id)
+            for index, one in enumerate(prepared)]
+
+
+def _own(late: TaskSubmissionTimeout, task_id: str) -> TaskSubmissionTimeout:
+    unknown = task_id in late.task_ids
+    own = TaskSubmissionTimeout(late.message, (task_id,) if unknown else (), ids=(task_id,),
+                                not_sent=() if unknown else (task_id,))
+    own.__cause__ = late.__cause__
+    return own

@@ -1,0 +1,114 @@
+"""Looking at tasks: one, many by state and type and time, and how many there are.
+
+Owns the paged iterators: each page is one bounded question to every shard's index, so that a million tasks cost no more
+to start on than ten, and nothing is held but the page. Runs in the thread that iterates. Only reads.
+"""
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from yadtq.errors import InvalidTask, YADTQError
+from yadtq.submission import Task, checked_name
+from yadtq.task import STATES, TaskError, TaskRecord, TaskStatus, decode_error, status_of
+
+if TYPE_CHECKING:
+    from yadtq.connections import Connections
+    from yadtq.result_backend import TaskRecordRaw
+
+PAGE_SIZE = 500
+_CODES = {status: code for code, status in STATES.items()}
+When = float | datetime | None      # a Unix time in seconds, or a datetime (naive: local time)
+
+
+class TasksQuery:
+    """The read-only questions of one client."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def record(self, task_id: str) -> TaskRecord:
+        """One record; raises TaskNotFound or BackendLost."""
+        raw = self._connections.backend.read([task_id], values=False)[0]
+        shown = None if raw is None else shown_record(task_id, raw)
+        if shown is None:
+            raise self._connections.store.explain(task_id)
+        return shown
+
+    def records(
+        self, states: Collection[TaskStatus] | None, task: Task | Sequence[Task] | None, since: When, until: When, *,
+        newest_first: bool, page_size: int = PAGE_SIZE,
+    ) -> Iterator[TaskRecord]:
+        """Check the arguments now, and return the iterator over the matching records."""
+        codes = list(_CODES.values()) if states is None else [_CODES[TaskStatus(one)] for one in states]
+        types = _task_types(task)
+        since_ms, until_ms = unix_ms(since), unix_ms(until)
+        if page_size < 1:
+            raise InvalidTask(f"page_size must be 1 or more, not {page_size}")
+        return self._pages(codes, types, since_ms, until_ms, newest_first, page_size)
+
+    def _pages(
+        self, codes: list[str], types: list[str] | None, since_ms: int | None, until_ms: int | None,
+        newest_first: bool, page_size: int,
+    ) -> Iterator[TaskRecord]:
+        backend = self._connections.backend
+        cursor: str | None = None
+        while True:
+            page, cursor = backend.page(codes, types, cursor, page_size, since_ms, until_ms, newest_first)
+            ids = [task_id for task_id, _ in page]
+            if ids:
+                for task_id, raw in zip(ids, backend.read(ids, values=False), strict=True):
+                    shown = None if raw is None else shown_record(task_id, raw)
+                    if shown is not None:           # else it went between the two questions
+                        yield shown
+            if cursor is None:
+                return
+
+    def counts(self) -> dict[TaskStatus, int]:
+        """How many tasks there are, per state; every state is there."""
+        found = dict.fromkeys(TaskStatus, 0)
+        for code, count in self._connections.backend.counts().items():
+            status = STATES.get(code)
+            if status is not None:
+                found[status] += count
+        return found
+
+
+def shown_record(task_id: str, raw: TaskRecordRaw) -> TaskRecord | None:
+    """What an application sees of a record; None for what is hidden (a cancel wished for an unknown id)."""
+    status = status_of(raw.state, processing_shown=raw.shown)
+    if status is None:
+        return None
+    return TaskRecord(
+        id=task_id, task=raw.task, status=status, attempt=raw.attempt, partition=raw.partition,
+        submitted_ms=raw.submitted_ms, started_ms=raw.started_ms or None, ended_ms=raw.ended_ms or None,
+        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error))
+
+
+def unix_ms(when: When) -> int | None:
+    """A moment given as Unix seconds or datetime, in Unix ms."""
+    if when is None:
+        return None
+    if isinstance(when, datetime):
+        return round(when.timestamp() * 1000)
+    if isinstance(when, (int, float)) and not isinstance(when, bool):
+        return round(when * 1000)
+    raise InvalidTask(f"a time is a datetime or a Unix time in seconds, not {when!r}")
+
+
+def _task_types(task: Task | Sequence[Task] | None) -> list[str] | None:
+    if task is None:
+        return None
+    if isinstance(task, str) or callable(task):
+        return [checked_name(task)]
+    return [checked_name(one) for one in task]
+
+
+def _error(data: bytes | None) -> TaskError | None:
+    if not data:
+        return None
+    try:
+        return decode_error(data)
+    except YADTQError as unreadable:
+        return TaskError(unreadable.code, unreadable.message)
