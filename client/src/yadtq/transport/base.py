@@ -187,8 +187,9 @@ class Pending:
             under_way = self._taken - self._done
             size_under_way = self._taken_bytes - self._done_bytes
             if under_way + records > self.max_records or (under_way and size_under_way + size > self.max_bytes):
-                raise BacklogFull(f"no room for {records} records of {size} bytes: {under_way} of {size_under_way} bytes "
-                                  f"are under way, and {self.max_records} (max_in_flight) of {self.max_bytes} may be")
+                raise BacklogFull(
+                    f"no room for {records} records of {size} bytes: {under_way} of {size_under_way} are under way, "
+                    f"{self.max_records} (max_in_flight) of {self.max_bytes} bytes may be")
             if not under_way:
                 self._progress_s = time.monotonic()  # the age alarm counts from here
             self._taken += records

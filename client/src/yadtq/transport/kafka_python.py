@@ -225,7 +225,8 @@ class KafkaPythonConsumer(Guarded):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._topic = ""
-        self._partitions: dict[int, Any] = {}
+        self._positions: dict[int, int] = {}  # of every assigned partition, paused ones too
+        self._paused: set[int] = set()
         self._woken = False
         self._timeout_ms = settings.kafka_request_timeout_ms
         with kafka_python_errors():
@@ -255,13 +256,19 @@ class KafkaPythonConsumer(Guarded):
     def assign(self, topic: str, offsets: dict[int, int]) -> None:
         """Read exactly these partitions from these offsets; see `Consumer.assign`."""
         self._check()
-        self._topic = topic
-        self._partitions = {partition: kafka.TopicPartition(topic, partition) for partition in offsets}
         with kafka_python_errors():
-            self._consumer.assign([])  # forgets positions, pauses and what was fetched
-            self._consumer.assign(list(self._partitions.values()))
-            for partition, offset in offsets.items():
-                self._consumer.seek(self._partitions[partition], offset)
+            self._consumer.assign([])  # forgets positions and what was fetched
+            self._topic, self._positions, self._paused = topic, dict(offsets), set()
+            self._read(offsets)
+
+    def _read(self, new: Iterable[int]) -> None:
+        """Have the library read what is not paused; the `new` ones from our positions, the others go on."""
+        self._consumer.assign([self._tp(partition) for partition in self._positions if partition not in self._paused])
+        for partition in new:
+            self._consumer.seek(self._tp(partition), self._positions[partition])
+
+    def _tp(self, partition: int) -> Any:
+        return kafka.TopicPartition(self._topic, partition)
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """What is there or comes within `timeout_s`; see `Consumer.poll`."""
@@ -282,34 +289,51 @@ class KafkaPythonConsumer(Guarded):
                 fetched = {}  # an outage: the library reconnects by itself
                 time.sleep(min(left_ms, SLICE_MS) / 1000)
             if fetched:
-                return _records(fetched)
+                return self._records(fetched)
             left_ms = (end_s - time.monotonic()) * 1000
             if self._woken or left_ms <= 0:
                 self._woken = False
                 return []
 
+    def _records(self, fetched: dict[Any, list[Any]]) -> list[Record]:
+        new = tuple.__new__
+        for tp, records in fetched.items():
+            self._positions[tp.partition] = records[-1].offset + 1
+        return [new(Record, (record.partition, record.offset, record.key, record.value, record.timestamp))
+                for records in fetched.values() for record in records]
+
     def _out_of_range(self, error: Any) -> YADTQError:
         partition = next(iter(error.args[0])).partition
-        tp = self._partitions[partition]
+        tp = self._tp(partition)
         with kafka_python_errors():
             earliest = self._consumer.beginning_offsets([tp], timeout_ms=self._timeout_ms)[tp]
         where = f"{self._topic}[{partition}]: no record at offset {error.args[0][tp]}"
         return OffsetOutOfRange(where, partition, earliest)
 
     def pause(self, partitions: Iterable[int]) -> None:
-        """Return nothing more of these until resumed."""
+        """Return nothing more of these until resumed.
+
+        Not by the library's own pause: records that it has fetched and put aside for a paused partition are forgotten
+        there when the partition is resumed and nothing else is at hand, and the partition is never read again.
+        """
         self._check()
-        self._consumer.pause(*[self._partitions[partition] for partition in partitions])
+        self._paused.update(partition for partition in partitions if partition in self._positions)
+        with kafka_python_errors():
+            self._read(())
 
     def resume(self, partitions: Iterable[int]) -> None:
         """Go on where reading was paused."""
         self._check()
-        self._consumer.resume(*[self._partitions[partition] for partition in partitions])
+        resumed = [partition for partition in partitions if partition in self._paused]
+        self._paused.difference_update(resumed)
+        with kafka_python_errors():
+            self._read(resumed)
 
     def high_watermarks(self) -> dict[int, int]:
         """The offsets behind the last records, as the fetches said."""
         self._check()
-        marks = {partition: self._consumer.highwater(tp) for partition, tp in self._partitions.items()}
+        marks = {partition: self._consumer.highwater(self._tp(partition)) for partition in self._positions
+                 if partition not in self._paused}
         return {partition: mark for partition, mark in marks.items() if mark is not None}
 
     def wake(self) -> None:
@@ -327,9 +351,3 @@ class KafkaPythonConsumer(Guarded):
 
     def _library_objects(self) -> list[Any]:
         return [self._consumer]
-
-
-def _records(fetched: dict[Any, list[Any]]) -> list[Record]:
-    new = tuple.__new__
-    return [new(Record, (record.partition, record.offset, record.key, record.value, record.timestamp))
-            for records in fetched.values() for record in records]
