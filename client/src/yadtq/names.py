@@ -38,6 +38,9 @@ def meta_key(shard: int) -> str:
     return f"{PREFIX}:{SHARD_TAGS[shard]}:m"
 
 
+META_KEYS = tuple(meta_key(shard) for shard in range(SHARDS))
+
+
 def record_key(task_id: str) -> str:
     """The string that holds the record of a task."""
     return f"{PREFIX}:{SHARD_TAGS[shard_of(task_id)]}:t:{task_id}"

@@ -275,10 +275,9 @@ local function claim(keys, argv)
         else
           seen, lone, life, rp, re, rg = 0, 0, replay, p, -1, g
         end
-        -- a cancel keeps the token that the record had; an expired task was ended by this claimant
-        local ce = ends == KO and e or (s == P and re or -1)
-        local cp = ends == KO and p or (s == P and rp or p)
-        put(b, names[j], control_bytes(ends, ends, ends == CX and 1 or 0, 0, n, cp, ce, rg, seen, lone, life, 0) ..
+        local token = e                                   -- a cancelled task keeps the epoch of the claim it had
+        if ends == CX then token = s == P and re or -1 end
+        put(b, names[j], control_bytes(ends, ends, ends == CX and 1 or 0, 0, n, p, token, rg, seen, lone, life, 0) ..
                          rest_bytes(t0, t1, now, off, due, k, w, '', err, ''))
         enter(b, rg, ends, k, id, t0)
         tell(b, u, id, NAME[ends], n, nil, err)
@@ -445,8 +444,8 @@ end
 
 -- ---- reading ------------------------------------------------------------------------------------------------------
 local function visible(raw, gen)
-  local s, _, x, _, _, _, _, g = control(raw)
-  return s and g >= gen and s ~= X, s, x, g
+  local s, _, _, _, _, _, _, g = control(raw)
+  return s ~= nil and g >= gen and s ~= X, s
 end
 
 -- [] id -> the record's bytes, or nothing
@@ -454,7 +453,7 @@ local function read(keys, argv)
   local a, b = cmsgpack.unpack(argv[1]), batch(keys[1])
   local gen = clear_number(keys[1])
   local _, raws = records(b, a, 1, 1)
-  for j = 1, #a do raws[j] = visible(raws[j], gen) and raws[j] end
+  for j = 1, #a do raws[j] = visible(raws[j], gen) and raws[j] end      -- false, never nil: a hole would end the array
   return raws
 end
 

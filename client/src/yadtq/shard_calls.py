@@ -11,12 +11,11 @@ from zlib import crc32
 import hiredis
 import msgspec
 
-from yadtq.names import FUNCTION_PREFIX, SHARDS, meta_key
+from yadtq.names import FUNCTION_PREFIX, META_KEYS, SHARDS
 
 MAX_TASKS: Final = 200              # a call: it holds Redis for about a millisecond
 MAX_BYTES: Final = 1 << 20          # of values in a call, unless a single one is larger
 
-META_KEYS: Final = tuple(meta_key(shard) for shard in range(SHARDS))
 _encode = msgspec.msgpack.Encoder().encode
 
 
