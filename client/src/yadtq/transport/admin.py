@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from yadtq.errors import KafkaConnectionError, KafkaRefused, TooFewPartitions, UnknownTopic
 from yadtq.transport.base import Guarded
-from yadtq.transport.connection import (
-    RETRY_BACKOFF_MS,
-    from_kafka_python,
-    import_kafka,
-    kafka_python_config,
-    unreachable,
-)
+from yadtq.transport.connection import RETRY_BACKOFF_MS, connect_kafka_python, from_kafka_python, import_kafka
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -77,11 +71,7 @@ class KafkaAdmin(Guarded):
         super().__init__()
         self._settings = settings
         self._timeout_s = settings.kafka_request_timeout_ms / 1000
-        try:
-            self._admin = kafka.KafkaAdminClient(bootstrap_timeout_ms=settings.kafka_request_timeout_ms,
-                                                 **kafka_python_config(settings))
-        except kafka.errors.KafkaError as error:
-            raise unreachable(settings, error) from error
+        self._admin = connect_kafka_python(kafka.KafkaAdminClient, settings)
 
     def _call(self, ask: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Ask until there is an answer or the deadline: the library's admin client tries everything only once."""

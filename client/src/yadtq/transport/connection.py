@@ -6,11 +6,11 @@ warnings, and the translation of errors. Runs in whatever process opens a transp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yadtq.errors import (
     ConfigurationError,
@@ -25,6 +25,8 @@ from yadtq.transport.library_log import quieten_kafka_python
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
+
+T = TypeVar("T")
 
 CLIENT_ID = "yadtq"
 DIRECT = "yadtq-direct"  # the kind of our socket in kafka-python's registry
@@ -81,9 +83,6 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
     config: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap,
         "client_id": CLIENT_ID,
-        # What the broker really speaks is asked on each connection and lowers this; without it the constructor spends
-        # a connection of its own on the question.
-        "api_version": (4, 0),
         "request_timeout_ms": settings.kafka_request_timeout_ms,
         "retry_backoff_ms": RETRY_BACKOFF_MS,
         "reconnect_backoff_ms": 50,
@@ -98,6 +97,34 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
         config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_keyfile": settings.kafka_ssl_key_file or None,
                    "ssl_certfile": settings.kafka_ssl_cert_file or None}
     return config
+
+
+def connect_kafka_python(kind: Callable[..., T], settings: Settings, **config: Any) -> T:
+    """Construct one of kafka-python's clients, which connects; KafkaConnectionError within `kafka_request_timeout_ms`.
+
+    Without `api_version` the constructor waits for a broker and gives up in time (`bootstrap()` of a client made with
+    it may wait for ever). What a constructor that fails leaves behind, a thread and its sockets, is ended here.
+    """
+    from kafka.errors import KafkaError
+    from kafka.net.compat import KafkaNetClient
+
+    made: list[Any] = []
+    client_class: Any = KafkaNetClient  # untyped
+
+    def make(**theirs: Any) -> Any:
+        made.append(client_class(**theirs))
+        return made[-1]
+
+    try:
+        return kind(**kafka_python_config(settings) | {"bootstrap_timeout_ms": settings.kafka_request_timeout_ms,
+                                                       "kafka_client": make} | config)
+    except Exception as error:
+        for client in made:
+            client.close()
+            client._net.stop()
+        if isinstance(error, KafkaError) and getattr(error, "retriable", False):
+            raise unreachable(settings, error) from error
+        raise from_kafka_python(error) from error
 
 
 def librdkafka_config(settings: Settings) -> dict[str, Any]:

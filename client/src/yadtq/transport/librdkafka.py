@@ -124,7 +124,7 @@ class LibrdkafkaProducer(Guarded):
                 problem = error.args[0]
                 if attempt == 1 and problem.code() == KafkaError._UNKNOWN_PARTITION and self._refresh(topic):
                     continue
-                if problem.fatal():
+                if problem.fatal() or problem.code() == KafkaError._FATAL:
                     self._fatal = problem
                 raise from_librdkafka(problem, len(value), self._limit) from error
             except (TypeError, ValueError, RuntimeError) as error:
@@ -164,7 +164,7 @@ class LibrdkafkaProducer(Guarded):
     def _report_deliveries(self) -> None:
         """The thread that serves all callbacks, until closed."""
         while not self._stop:
-            events = self._producer.poll(POLL_S)
+            events = self._serve(self._producer, POLL_S)
             now_s = time.monotonic()
             if self._refused:
                 self._report_refused()
@@ -177,6 +177,18 @@ class LibrdkafkaProducer(Guarded):
                             len(self._pending), stuck_s)
             if self._fatal is not None:
                 self._replace()
+
+    def _serve(self, producer: _Producer, timeout_s: float) -> int:
+        """Serve callbacks, which are all this thread is for: it must outlive whatever the library raises there."""
+        try:
+            return producer.poll(timeout_s)
+        except KafkaException as error:
+            if error.args[0].fatal():
+                self._fatal = error.args[0]
+            else:
+                log.warning("KAFKA_CONNECTION_ERROR: %s", error)
+                time.sleep(POLL_S)
+            return 1
 
     def _report_refused(self) -> None:
         while self._refused:
@@ -191,7 +203,9 @@ class LibrdkafkaProducer(Guarded):
         broken, self._fatal = self._producer, None
         self._producer = _new_producer(self._settings, self._linger_ms, self._on_error)
         broken.purge(blocking=False)
-        broken.flush(PURGE_S)
+        end_s = time.monotonic() + PURGE_S
+        while len(broken) and time.monotonic() < end_s:
+            self._serve(broken, POLL_S)
         self._fatal = None  # what the broken one said while it was emptied
 
     def _on_error(self, error: KafkaError) -> None:
