@@ -61,6 +61,8 @@ def succeeded(value: object, limit: int) -> Outcome:
         return refused(ResultNotEncodable(error.message))
     except YADTQError as error:
         return refused(error)
+    except Exception as error:  # noqa: BLE001 - a value of the handler's own class may do anything when it is read
+        return refused(ResultNotEncodable(f"result: {type(error).__name__}: {error}"[:500]))
 
 
 def failed(task_type: TaskType, error: BaseException, args: list[Any], kwargs: dict[str, Any]) -> Outcome:

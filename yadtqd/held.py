@@ -11,7 +11,6 @@ from yadtqd.offset_tracker import NOT_SETTLED
 
 if TYPE_CHECKING:
     from yadtq.result_backend import FinishEntry
-
     from yadtq.task import TaskMessage
 
 
@@ -33,7 +32,7 @@ class Held:
         self.settled_at: float = NOT_SETTLED          # result writer, consumer; bookkeeper resets it
         self.end: FinishEntry | None = None           # processor: how it ended here; kept to be written again
         self.follow: bytes | None = None              # processor: dead letter to publish once the end is recorded
-        self.claim_round = -1                         # consumer: the ledger's round in which it was claimed
+        self.claim_round = -1                         # the ledger's round in which Redis was asked about it
         self.suspect = False                          # consumer, from the claim's answer
         self.seen = 0                                 # consumer: crashes counted against it
         self.lone = 0                                 # consumer: lone runs whose end nobody saw

@@ -73,15 +73,26 @@ class Ledger:
                 self._bytes -= held.size
             self._trackers[partition] = OffsetTracker(position)
 
+    def next_offset(self, partition: int) -> int:
+        """The lowest offset of a partition that was not fetched yet."""
+        with self._lock:
+            return self._trackers[partition].next_offset
+
     def full(self) -> bool:
         """Is so much waiting to become durable or to be passed that nothing more may be fetched?"""
         return (self._bytes > self._limits.uncommitted_bytes
                 or sum(map(len, self._trackers.values())) > self._limits.uncommitted)
 
     # ---- result writer, consumer --------------------------------------------------------------------------------
-    def settle(self, batch: list[Held], now: float) -> None:
-        """These are done as far as Redis says, as of `now` (monotonic s, after its answer)."""
+    def settle(self, batch: list[Held], now: float, round_: int) -> bool:
+        """These are done as far as Redis says, as of `now` (monotonic s, after its answer).
+
+        `round_` is `round` as it was before Redis was asked. False, and nothing done, when Redis was restarted since:
+        it may have forgotten what it said.
+        """
         with self._lock:
+            if round_ != self.round:
+                return False
             for held in batch:
                 held.settled_at = now
                 if held.end is not None:
@@ -90,6 +101,12 @@ class Ledger:
                     self._bytes += grown
             self.open -= len(batch)
             self._settled.append((now, batch))
+        return True
+
+    def lag(self, ends: Mapping[int, int]) -> int:
+        """Records that are not passed yet, given the end of each partition's log (0: not known)."""
+        with self._lock:
+            return sum(max(0, end - self._trackers[p].position) for p, end in ends.items() if end)
 
     # ---- bookkeeper ---------------------------------------------------------------------------------------------
     def unsure(self) -> bool:

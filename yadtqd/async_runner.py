@@ -1,0 +1,78 @@
+"""Runs `async def` handlers on an event loop in a thread of its own, many at once, up to a bound.
+
+The soft time-out cancels the handler, which needs no recycling of the worker; one that does not end then, or blocks the
+loop, meets the hard one, by the supervisor.
+"""
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from yadtq.log import context
+from yadtqd.body import Deadlines, Outcome, arguments, failed, succeeded, timed_out
+from yadtqd.flights import Flight, Flights
+from yadtqd.task_pool import End
+
+if TYPE_CHECKING:
+    from yadtq.tasks import TaskType
+    from yadtqd.held import Held
+
+AT_ONCE = 256                   # handlers on the loop: enough for what waits, few enough to end within a drain
+
+
+async def run_coroutine(task_type: TaskType, message: Any, limit: int, soft_s: float) -> Outcome:
+    """One async attempt; everything that it does becomes an outcome."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    limiter = asyncio.timeout(soft_s or None)
+    try:
+        args, kwargs = arguments(message)
+        async with limiter:
+            value = await task_type.handler(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: a task must not be able to end its worker
+        if limiter.expired():
+            return timed_out(task_type.name, soft_s)
+        return failed(task_type, error, args, kwargs)
+    return timed_out(task_type.name, soft_s) if limiter.expired() else succeeded(value, limit)
+
+
+class AsyncRunner:
+    """`end` gets each outcome, in the loop's thread; `ended` is called after it. The loop starts with the first."""
+
+    def __init__(self, flights: Flights, limit: int, end: End, ended: Callable[[], object],
+                 at_once: int = AT_ONCE) -> None:
+        self._flights, self._limit, self._end, self._ended = flights, limit, end, ended
+        self._free = threading.BoundedSemaphore(at_once)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()     # a loop holds only weak references to its tasks
+
+    def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
+        """Start a task; waits until there is room on the loop."""
+        self._free.acquire()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="asyncio", daemon=True).start()
+        now_ns = time.monotonic_ns()
+        hard_ns = now_ns + int(limits.hard_s * 1e9) if limits.hard_s else 0
+        flight = Flight(held, now_ns, time.time_ns() // 1_000_000, hard_ns)
+        number = self._flights.begin(flight)
+        self._loop.call_soon_threadsafe(self._begin, self._one(held, task_type, limits, number, flight))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _one(self, held: Held, task_type: TaskType, limits: Deadlines, number: int, flight: Flight) -> None:
+        context(task_id=held.message.id, partition=held.partition)
+        outcome = await run_coroutine(task_type, held.message, self._limit, limits.soft_s)
+        self._flights.end(number)
+        now_ns = time.monotonic_ns()
+        ended_ms = flight.started_ms + (now_ns - flight.started_ns) // 1_000_000
+        self._end(held, outcome, flight.started_ms, ended_ms, now_ns)
+        self._free.release()
+        self._ended()

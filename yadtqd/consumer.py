@@ -1,0 +1,216 @@
+"""The consumer thread of a worker: fetches records, claims them in batches, hands what may run to the processor.
+
+Owns the partition-bound Kafka consumer and every claim. It works one batch ahead of the processor, so that the round
+trip of a claim overlaps with the run of the batch before. It fetches no more than the processor can do in a moment:
+what is claimed and not started would be everybody's problem if this worker died. Never runs a handler, never commits.
+"""
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from yadtq.errors import InvalidMessage, OffsetOutOfRange, RedisConnectionError, YADTQError
+from yadtq.result_backend import ClaimEntry
+from yadtq.task import TaskMessage, decode_message
+from yadtqd.exits import Exit
+from yadtqd.held import Held
+from yadtqd.worker_exit import end_now
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+    from yadtq.result_backend import Claim, ResultBackend
+    from yadtq.transport import Consumer as TransportConsumer
+    from yadtq.transport import Record
+    from yadtqd.dead_letters import DeadLetters
+    from yadtqd.ledger import Ledger
+    from yadtqd.redis_gate import RedisGate
+    from yadtqd.shared import PartitionTable
+    from yadtqd.suspicion import Suspicion
+
+log = logging.getLogger(__name__)
+
+IDLE_POLL_S = 0.5           # how long a poll waits for records; `wake` ends it
+LOOK_S = 0.1                # how often the partition table is looked at while there is work
+BACK_OFF_S = 0.2            # after an error of Kafka's
+
+
+class Consumer(threading.Thread):
+    """`ready` gets lists of claimed tasks; `window()` says how many may be open at a time."""
+
+    def __init__(self, settings: Settings, transport: TransportConsumer, backend: ResultBackend, ledger: Ledger,
+                 gate: RedisGate, table: PartitionTable, epoch: int, suspicion: Suspicion, letters: DeadLetters,
+                 ready: queue.SimpleQueue[list[Held]], window: Callable[[], int], settled: threading.Event) -> None:
+        super().__init__(name="consumer", daemon=True)
+        self._settings, self._transport, self._backend, self._ledger = settings, transport, backend, ledger
+        self._gate, self._table, self._epoch = gate, table, epoch
+        self._suspicion, self._letters = suspicion, letters
+        self._ready, self._window, self._settled = ready, window, settled
+        self._partitions: tuple[int, ...] = ()
+        self._paused: frozenset[int] = frozenset()
+        self._again: deque[Held] = deque()       # from other threads: to be claimed again
+        self._looked = 0.0
+        self._stop = threading.Event()
+
+    # ---- called by other threads ------------------------------------------------------------------------------------
+    def start_at(self, positions: dict[int, int]) -> None:
+        """Before `start`: what to consume, from where."""
+        self._partitions = tuple(positions)
+        self._transport.assign(self._settings.kafka_task_topic, positions)
+
+    def stop(self) -> None:
+        """Fetch and claim nothing more."""
+        self._stop.set()
+        self._settled.set()
+        self._transport.wake()
+
+    def claim_again(self, batch: Iterable[Held]) -> None:
+        """Their records went another way, or Redis may have forgotten them: ask anew and obey."""
+        self._again.extend(batch)
+        self._settled.set()
+        self._transport.wake()
+
+    @property
+    def connected(self) -> bool:
+        """Does Kafka answer?"""
+        return self._transport.connected
+
+    @property
+    def all_paused(self) -> bool:
+        """Is there nothing that it may fetch?"""
+        return len(self._paused) == len(self._partitions)
+
+    # ---- the thread -------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Until stopped; an error that nobody foresaw ends the worker, which is started anew."""
+        try:
+            while not self._stop.is_set():
+                self._round()
+        except BaseException as error:
+            log.critical("the consumer thread failed", exc_info=True)
+            end_now(Exit.CRASHED, f"consumer: {error!r}")
+
+    def _round(self) -> None:
+        if self._again:
+            self._claim(self._ledger.again([self._again.popleft() for _ in range(len(self._again))]))
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            self._look_around()
+        window = self._window()
+        room = window - self._ledger.open
+        if room < max(1, window // 4) or not self._gate.is_open or self._ledger.full():
+            self._settled.wait(LOOK_S)
+            self._settled.clear()
+            return
+        try:
+            records = self._transport.poll(min(room, self._settings.fetch_batch), IDLE_POLL_S)
+        except OffsetOutOfRange as error:
+            self._begin_anew(error)
+        except YADTQError as error:
+            log.warning("%s", error)
+            self._stop.wait(BACK_OFF_S)
+        else:
+            if records:
+                self._take(records)
+
+    def _look_around(self) -> None:
+        """Obey pauses; tell how far the logs reach."""
+        for partition, end in self._transport.high_watermarks().items():
+            self._table[partition].end_offset = end
+        paused = frozenset(p for p in self._partitions if self._table[p].paused)
+        if paused != self._paused:
+            self._transport.pause(paused - self._paused)
+            self._transport.resume(self._paused - paused)
+            self._paused = paused
+
+    def _begin_anew(self, error: OffsetOutOfRange) -> None:
+        """What was committed is not in the log any more, which nobody of us deletes: say so, take what is there."""
+        log.error("%s; partition %d is read from its beginning at %d", error, error.partition, error.earliest)
+        self._ledger.skip(error.partition, error.earliest)
+        positions = {p: self._ledger.next_offset(p) for p in self._partitions}
+        self._transport.assign(self._settings.kafka_task_topic, positions)
+        self._paused = frozenset()
+
+    def _take(self, records: list[Record]) -> None:
+        fetched: list[Held] = []
+        for record in records:
+            try:
+                message = decode_message(record.value)
+            except InvalidMessage as error:
+                fetched.append(self._invalid(record, error))
+            else:
+                fetched.append(Held(record.partition, record.offset, message, len(record.value)))
+        self._claim(self._ledger.take(fetched))
+
+    def _invalid(self, record: Record, error: InvalidMessage) -> Held:
+        """What is no task is published to the dead letters as it is, and then done."""
+        log.error("partition %d offset %d: %s", record.partition, record.offset, error)
+        name = f"{record.partition}:{record.offset}"
+        held = Held(record.partition, record.offset,
+                    TaskMessage(id=name, task="", args=b"", submitted_ms=0), len(record.value))
+        held.follow = self._letters.make(held, name, error.code, error.message, original=record.value)
+        return held
+
+    def _claim(self, batch: list[Held]) -> None:
+        by_partition: dict[int, list[Held]] = {}
+        for held in batch:
+            if not held.message.task:            # no task at all, see _invalid
+                self._letters.publish([held])
+            else:
+                by_partition.setdefault(held.partition, []).append(held)
+        for partition, group in by_partition.items():
+            self._claim_group(partition, group)
+
+    def _claim_group(self, partition: int, group: list[Held]) -> None:
+        entries = [ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, held.offset)
+                   for held in group for m in (held.message,)]
+        while not self._stop.is_set():
+            if not self._gate.wait(LOOK_S):
+                continue
+            round_ = self._ledger.round
+            try:
+                claims = self._backend.claim(partition, self._epoch, entries, time.time_ns() // 1_000_000)
+            except RedisConnectionError as error:
+                self._gate.close(error)
+                continue
+            return self._obey(group, claims, round_)
+        return None
+
+    def _obey(self, group: list[Held], claims: list[Claim], round_: int) -> None:
+        run: list[Held] = []
+        done: list[Held] = []
+        owed: list[Held] = []
+        for held, claim in zip(group, claims, strict=True):
+            answer = claim.answer
+            if answer == "RUN":
+                held.claim_round = round_
+                if claim.suspect or claim.seen or claim.lone:
+                    held.suspect = self._suspicion.falls_on(held.message.id, claim)
+                    held.seen, held.lone = claim.seen, claim.lone
+                run.append(held)
+            elif answer == "STALE":
+                end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {held.partition}")
+            elif answer == "SETTLE" and claim.state == "KO":
+                owed.append(held)
+            else:
+                done.append(held)
+        if owed:
+            done += self._settle(owed, round_)
+        if done and not self._ledger.settle(done, time.monotonic(), round_):
+            self._again.extend(done)
+        if run:
+            self._ready.put(run)
+
+    def _settle(self, owed: list[Held], round_: int) -> list[Held]:
+        """Publish what is owed of tasks that had failed before; returns those that owe nothing."""
+        try:
+            return self._letters.settle(owed, round_)
+        except RedisConnectionError as error:
+            self._gate.close(error)
+            self._again.extend(owed)
+            return []

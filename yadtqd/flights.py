@@ -1,0 +1,94 @@
+"""The tasks that a worker runs beside its main thread (pool threads, event loop), several at once.
+
+Owns which of them its slot shows: the one whose hard deadline comes first, so that the supervisor kills in time. While
+the main thread runs a task itself, that one is shown. Called from any of the worker's threads.
+"""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from yadtqd.held import Held
+    from yadtqd.slot import Slot
+
+_NEVER = 2**63 - 1
+_BASE = 1 << 40                # their numbers in the slot, far from those of the main thread
+
+
+class Flight(NamedTuple):
+    """One task that runs."""
+
+    held: Held
+    started_ns: int             # monotonic
+    started_ms: int             # Unix
+    hard_ns: int                # monotonic; 0: none
+
+
+class Flights:
+    """`on_several` is called when for the first time something runs beside the main thread: from then on the slot does
+    not name all that would be suspect if this worker died."""
+
+    def __init__(self, slot: Slot, on_several: Callable[[], object]) -> None:
+        self._slot, self._on_several = slot, on_several
+        self._lock = threading.Lock()
+        self._all: dict[int, Flight] = {}
+        self._next = _BASE
+        self._shown = 0
+        self._main_has_slot = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def running(self) -> list[Flight]:
+        """What runs now."""
+        with self._lock:
+            return list(self._all.values())
+
+    def begin(self, flight: Flight) -> int:
+        """Returns the number under which it ends."""
+        if self._next == _BASE:
+            self._on_several()
+        with self._lock:
+            self._next += 1
+            self._all[self._next] = flight
+            self._show()
+            return self._next
+
+    def end(self, number: int) -> None:
+        """It has ended."""
+        with self._lock:
+            del self._all[number]
+            self._show()
+
+    def take_slot(self) -> None:
+        """The main thread is about to run a task itself."""
+        if self._all:           # only the main thread adds: without any, nobody else can touch the slot
+            with self._lock:
+                self._main_has_slot = True
+        else:
+            self._main_has_slot = True
+
+    def give_slot_back(self) -> None:
+        """The main thread has ended its own task: show another."""
+        self._main_has_slot = False
+        if self._all:
+            with self._lock:
+                self._shown = 0
+                self._show()
+
+    def _show(self) -> None:
+        if self._main_has_slot:
+            return
+        if not self._all:
+            self._shown = 0
+            self._slot.end()
+            return
+        number, flight = min(self._all.items(), key=lambda item: item[1].hard_ns or _NEVER)
+        if number == self._shown:
+            return
+        self._shown = number
+        held, message = flight.held, flight.held.message
+        self._slot.begin(number, message.id, message.task, held.partition, held.offset, flight.started_ns, 0,
+                         flight.hard_ns, message.n)

@@ -1,0 +1,203 @@
+"""The main thread of a worker: takes claimed tasks and has each of them run, here or where its type wants to be run.
+
+Owns the order *lease check, slot, handler, end*. Handlers run in this thread, where a soft time-out can interrupt them;
+with `worker_threads` above 1 in a pool (yadtqd.task_pool), `async def` ones on an event loop (yadtqd.async_runner),
+isolated ones and suspects in a process of their own (yadtqd.isolated_call). Ends go to the result writer, which this
+thread flushes itself as soon as nothing else waits. Never talks to Kafka, never claims.
+"""
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from yadtq.errors import TaskHardTimeout, TaskNotRegistered
+from yadtq.log import context
+from yadtq.result_backend import FinishEntry
+from yadtqd.body import Deadlines, Outcome, deadlines, refused, run_body
+from yadtqd.shared import Shared, boottime_ns
+from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+    from yadtq.tasks import TaskType
+    from yadtqd.flights import Flights
+    from yadtqd.held import Held
+    from yadtqd.isolated_call import Isolation
+    from yadtqd.ledger import Ledger
+    from yadtqd.registry import Registry
+    from yadtqd.result_writer import ResultWriter
+    from yadtqd.slot import Slot
+    from yadtqd.soft_timeout import Guard
+
+log = logging.getLogger(__name__)
+
+FLUSH_AT = 256                  # ends: more in one call gain nothing
+FLUSH_AFTER_NS = 3_000_000      # and no end waits longer than this for company, unless a task runs longer
+AHEAD_S = 0.5                   # how much work may lie claimed and not started
+LEASE_POLL_S = 0.02
+DRAIN_QUEUE_S = 2.0             # so long a drain goes on with what is claimed, which nobody else can begin meanwhile
+
+
+class Processor:
+    """`run` is the worker's life; it returns when it drains or must be recycled (`guard.fired`)."""
+
+    def __init__(self, settings: Settings, registry: Registry, slot: Slot, shared: Shared, guard: Guard, ledger: Ledger,
+                 ready: queue.SimpleQueue[list[Held]], flights: Flights, hard_timed_out: frozenset[tuple[int, int]],
+                 busy: Callable[[], object]) -> None:
+        self._settings, self._registry, self._slot, self._shared = settings, registry, slot, shared
+        self._guard, self._ledger, self._ready, self._flights = guard, ledger, ready, flights
+        self._hard_timed_out = hard_timed_out
+        self._busy = busy                   # tells the bookkeeper that there is work
+        self._lease_at = Shared.lease_ns.index
+        self._limit = settings.max_payload_bytes
+        self._average_s = 0.001             # of a task, in this thread
+        self._drain_until = 0.0             # monotonic, until when claimed tasks are begun; 0: not draining
+        self.drain_deadline = 0.0           # until when what runs may go on
+        self._seq = 0
+        self.current: tuple[Held, int, int] | None = None   # what runs here, since when (monotonic ns, Unix ms)
+        # joined by the worker before `run`
+        self.writer: ResultWriter
+        self.isolation: Isolation
+        self.claim_again: Callable[[list[Held]], None]
+        self.elsewhere: Callable[[Held, TaskType, Deadlines], bool] = lambda *_: False
+
+    # ---- called by other threads, and by signal handlers ------------------------------------------------------------
+    def drain(self) -> None:
+        """Begin nothing that is not claimed yet, and end soon. Safe in a signal handler: takes no lock."""
+        if not self._drain_until:
+            now = time.monotonic()
+            self.drain_deadline = now + self._settings.drain_timeout_s
+            self._drain_until = now + min(DRAIN_QUEUE_S, self._settings.drain_timeout_s / 2)
+        self._ready.put([])                 # wakes `run`
+
+    @property
+    def draining(self) -> bool:
+        """Has the end begun?"""
+        return self._drain_until > 0
+
+    def cut_off(self) -> bool:
+        """Is it time to break off what still runs?"""
+        return self._drain_until > 0 and time.monotonic() >= self.drain_deadline
+
+    def window(self) -> int:
+        """How many tasks may be fetched and not ended: about AHEAD_S of work."""
+        least = 4 * self._settings.worker_threads + 2 * len(self._flights)
+        return min(self._settings.prefetch, max(least, int(AHEAD_S / self._average_s)) + len(self._flights))
+
+    def lease_holds(self) -> bool:
+        """Is this host's place in the group certain?"""
+        return boottime_ns() < self._shared.cells[self._lease_at]
+
+    # ---- the main thread --------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Run what is claimed until drained or recycled."""
+        ready, writer = self._ready, self.writer
+        while not (self._guard.fired or (self._drain_until and ready.empty())):
+            batch = ready.get()
+            self._busy()
+            for held in batch:
+                if self._guard.fired or (self._drain_until and time.monotonic() >= self._drain_until):
+                    return
+                self._one(held)
+                if len(writer) >= FLUSH_AT or (writer and time.monotonic_ns() - writer.oldest_ns > FLUSH_AFTER_NS):
+                    writer.flush()
+            if writer and ready.empty():
+                writer.flush()
+
+    def _one(self, held: Held) -> None:
+        if held.claim_round != self._ledger.round:
+            self.claim_again([held])                # Redis was restarted since it was claimed
+            return
+        if boottime_ns() >= self._shared.cells[self._lease_at] and not self._wait_for_lease():
+            return
+        message = held.message
+        context(task_id=message.id, partition=held.partition)
+        if (held.partition, held.offset) in self._hard_timed_out:
+            self._end_at_once(held, refused(TaskHardTimeout(
+                f"{message.task} ran past its hard time-out, and its worker was killed")))
+            return
+        try:
+            task_type = self._registry.get(message.task)
+        except TaskNotRegistered as error:
+            log.warning("%s", error)
+            self._end_at_once(held, refused(error))
+            return
+        limits = deadlines(message, task_type, self._settings)
+        if held.suspect or task_type.isolated:
+            self._isolated(held, task_type, limits)
+        elif not self.elsewhere(held, task_type, limits):
+            self._here(held, task_type, limits)
+
+    def _here(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
+        seq = self._seq = self._seq + 1
+        guard, slot, message = self._guard, self._slot, held.message
+        own_timer_s = limits.soft_s if limits.soft_s < OWN_TIMER_BELOW_S else 0.0
+        started_ms = time.time_ns() // 1_000_000
+        now_ns = time.monotonic_ns()
+        soft_ns = now_ns + int(limits.soft_s * 1e9) if limits.soft_s else 0
+        hard_ns = now_ns + int(limits.hard_s * 1e9) if limits.soft_s else 0
+        self._flights.take_slot()
+        slot.begin(seq, message.id, message.task, held.partition, held.offset, now_ns, soft_ns, hard_ns, message.n)
+        self.current = held, now_ns, started_ms
+
+        def call(handler: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+            return guard.call(seq, own_timer_s, handler, args, kwargs)
+
+        outcome = run_body(task_type, message, self._limit, call)
+        if guard.fired:                             # and perhaps swallowed by the handler: its word counts no more
+            outcome = self._timed_out(task_type, limits)
+        self.current = None
+        slot.end()
+        self._flights.give_slot_back()
+        ended_ns = time.monotonic_ns()
+        self._average_s += ((ended_ns - now_ns) / 1e9 - self._average_s) * 0.05
+        self.end(held, outcome, started_ms, started_ms + (ended_ns - now_ns) // 1_000_000, ended_ns)
+
+    def _timed_out(self, task_type: TaskType, limits: Deadlines) -> Outcome:
+        from yadtqd.body import timed_out
+
+        log.warning("%s ran past its soft time-out of %g s; this worker is recycled", task_type.name, limits.soft_s)
+        return timed_out(task_type.name, limits.soft_s)
+
+    def _isolated(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
+        self.writer.flush()                         # a lone run takes its time: nobody waits for it
+        seq = self._seq = self._seq + 1
+        started_ms, now_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
+        message = held.message
+        # no deadlines: the isolated call enforces them, and killing this worker would not end the child's task
+        self._flights.take_slot()
+        self._slot.begin(seq, message.id, message.task, held.partition, held.offset, now_ns, 0, 0, message.n)
+        self.current = held, now_ns, started_ms
+        outcome = self.isolation.run(held, task_type, limits)
+        self.current = None
+        self._slot.end()
+        self._flights.give_slot_back()
+        if outcome is None:
+            self.claim_again([held])                # or never, if this worker ends
+        else:
+            ended_ns = time.monotonic_ns()
+            self.end(held, outcome, started_ms, started_ms + (ended_ns - now_ns) // 1_000_000, ended_ns)
+
+    def _end_at_once(self, held: Held, outcome: Outcome) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self.end(held, outcome, now_ms, now_ms, time.monotonic_ns())
+
+    def end(self, held: Held, outcome: Outcome, started_ms: int, ended_ms: int, now_ns: int) -> None:
+        """Hand an end over to be recorded; from any thread that runs tasks."""
+        m = held.message
+        self.writer.add(held, FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, outcome.end, held.offset, started_ms,
+                                          ended_ms, outcome.result, outcome.error, m.replay), now_ns)
+
+    def _wait_for_lease(self) -> bool:
+        """The lease is over: begin nothing until membership is certain again, or we are stopped."""
+        log.warning("this host's place in the consumer group is not certain: no task is begun until it is")
+        self.writer.flush()
+        while not self._drain_until:
+            if self.lease_holds():
+                log.info("this host's place in the consumer group is certain again")
+                return True
+            time.sleep(LEASE_POLL_S)
+        return False

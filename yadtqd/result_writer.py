@@ -1,0 +1,109 @@
+"""Records how attempts ended: keeps ends in memory until Redis has them, and obeys its answers.
+
+Owns the ends that are not recorded yet. The processor adds and usually flushes (at once when nothing else waits, so
+that a single task waits for no timer); the bookkeeper flushes what lies while a long task runs. One flush at a time.
+Bounded: nothing is fetched while too much is open (`Ledger`). Never commits, never claims.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from yadtq.errors import RedisConnectionError
+from yadtqd.exits import Exit
+from yadtqd.worker_exit import end_now
+
+if TYPE_CHECKING:
+    from yadtq.result_backend import FinishEntry, ResultBackend
+    from yadtqd.held import Held
+    from yadtqd.ledger import Ledger
+    from yadtqd.redis_gate import RedisGate
+    from yadtqd.slot import Slot
+
+BATCH = 500     # ends in one call; the backend cuts it into bounded scripts
+
+
+class ResultWriter:
+    """`on_late` gets tasks whose record went another way (claim again, obey); `on_follow` those that are recorded and
+    have something to be published before they are done."""
+
+    def __init__(self, backend: ResultBackend, ledger: Ledger, gate: RedisGate, slot: Slot, epoch: int, worker_id: str,
+                 on_late: Callable[[list[Held]], None], on_follow: Callable[[list[Held]], None]) -> None:
+        self._backend, self._ledger, self._gate, self._slot = backend, ledger, gate, slot
+        self._epoch, self._worker_id = epoch, worker_id
+        self._on_late, self._on_follow = on_late, on_follow
+        self._pending: deque[Held] = deque()
+        self._lock = threading.Lock()
+        self.oldest_ns = 0          # monotonic time since when the oldest has been waiting
+        self.settled = threading.Event()    # set when some were settled, for a consumer that waits for room
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, held: Held, end: FinishEntry, now_ns: int) -> None:
+        """Take an end in; it is safe in memory and nowhere else."""
+        held.end = end
+        if not self._pending:
+            self.oldest_ns = now_ns
+        self._pending.append(held)
+
+    def flush(self, *, even_if_closed: bool = False) -> bool:
+        """Record all that is pending; True when nothing is left. Only the bookkeeper passes a closed gate."""
+        pending = self._pending
+        with self._lock:
+            while pending:
+                if not (even_if_closed or self._gate.is_open):
+                    return False
+                groups: dict[int, list[Held]] = {}
+                for _ in range(min(len(pending), BATCH)):
+                    held = pending.popleft()
+                    groups.setdefault(held.partition, []).append(held)
+                try:
+                    self._record(groups)
+                except RedisConnectionError as error:
+                    for group in groups.values():
+                        pending.extendleft(reversed(group))
+                    self._gate.close(error)
+                    return False
+        return True
+
+    def put_back(self, batch: Iterable[Held]) -> None:
+        """These have to be written again, before anything that ended later."""
+        with self._lock:
+            self._pending.extendleft(reversed(list(batch)))
+
+    def _record(self, groups: dict[int, list[Held]]) -> None:
+        """Record the ends of each partition; what is dealt with is taken out of `groups`."""
+        round_ = self._ledger.round
+        for partition in list(groups):
+            ends = [held.end for held in groups[partition] if held.end is not None]
+            answers = self._backend.finish(partition, self._epoch, ends, self._worker_id)
+            self._obey(groups.pop(partition), answers, round_)
+
+    def _obey(self, group: list[Held], answers: list[str], round_: int) -> None:
+        done = group
+        if answers.count("DONE") != len(answers):
+            if "STALE" in answers:
+                end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {group[0].partition}")
+            late = [held for held, answer in zip(group, answers, strict=True) if answer == "LATE"]
+            done = [held for held, answer in zip(group, answers, strict=True) if answer != "LATE"]
+            for held in late:
+                held.end = held.follow = None
+            self._on_late(late)
+        self._count(done)
+        follow = [held for held in done if held.follow is not None]
+        if follow:
+            for held in follow:
+                held.claim_round = round_
+            self._on_follow(follow)
+            done = [held for held in done if held.follow is None]
+        if done and not self._ledger.settle(done, time.monotonic(), round_):
+            self._pending.extendleft(reversed(done))     # Redis was restarted meanwhile: written again
+        self.settled.set()
+
+    def _count(self, done: list[Held]) -> None:
+        failed = sum(held.end is not None and held.end.end == "KO" for held in done)
+        self._slot.count(done=len(done) - failed, failed=failed)
