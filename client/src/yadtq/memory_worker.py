@@ -1,0 +1,179 @@
+"""The worker of an in-memory queue: runs an application's handlers in the process of its test.
+
+Owns one consumer of the in-memory transport; runs in a thread of its own, or in the caller's where tasks run inline.
+Arguments and results go through the real encoding, errors through the real records. It interrupts nothing (there are
+no time-outs) and isolates nothing: a handler that hangs hangs the test, where a debugger shows it.
+"""
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from yadtq.codec import decode, encode
+from yadtq.config import Settings
+from yadtq.errors import ArgumentNotEncodable, ResultNotEncodable, TaskNotRegistered, YADTQError
+from yadtq.heartbeat import Heartbeat, encode_heartbeat
+from yadtq.memory_backend import MemoryBackend
+from yadtq.records import ClaimEntry, FinishEntry
+from yadtq.task import TaskError, TaskMessage, decode_message, encode_error, encode_message, from_exception
+from yadtq.tasks import TaskType, refused_arguments
+from yadtq.transport.memory import MemoryAdmin, MemoryConsumer, MemoryProducer
+
+if TYPE_CHECKING:
+    from yadtq.transport import Record
+
+WORKER_ID = "memory/w0"
+EPOCH = 1
+
+
+class MemoryWorker:
+    """Takes what is submitted and runs it, one task after the other, in the order of each partition."""
+
+    def __init__(self, settings: Settings, backend: MemoryBackend, types: Callable[[], Mapping[str, TaskType]]) -> None:
+        self._settings, self._backend, self._types = settings, backend, types
+        admin = MemoryAdmin(settings)
+        partitions = admin.ensure_topics()
+        self._consumer, self._producer = MemoryConsumer(settings), MemoryProducer(settings)
+        self._consumer.assign(settings.kafka_task_topic, dict.fromkeys(range(partitions), 0))
+        self._running = threading.Event()           # cleared: paused
+        self._running.set()
+        self._stopping = threading.Event()
+        self._turn = threading.RLock()              # one task at a time, also when several threads submit inline
+        self._thread: threading.Thread | None = None
+        self._done = self._failed = self._beats = 0
+        self._partitions = list(range(partitions))
+        self._beat("STARTING")
+
+    # ---- control ----------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Run tasks in a thread from now on."""
+        self._thread = threading.Thread(target=self._run, name="yadtq-memory-worker", daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Leave what is submitted QUEUED; returns once no task runs (unless called by a task)."""
+        self._running.clear()
+        self._consumer.wake()
+        with self._turn:
+            pass
+
+    def resume(self) -> None:
+        """Go on."""
+        self._running.set()
+
+    def run_pending(self) -> None:
+        """Run what is there, in this thread, until nothing is (what the tasks submit included)."""
+        with self._turn:
+            while self._running.is_set():
+                records = self._consumer.poll(1, 0)
+                if not records:
+                    return
+                self._work(records[0])
+
+    def close(self) -> None:
+        """Stop after the task that runs."""
+        self._stopping.set()
+        self._running.set()
+        self._consumer.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(30)
+        self._beat("STOPPED")
+        self._producer.close(1)
+        self._consumer.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._running.wait()
+            with self._turn:
+                records = self._consumer.poll(1, 0.05) if self._running.is_set() else []
+                if records and not self._stopping.is_set():
+                    self._work(records[0])
+
+    # ---- one task ---------------------------------------------------------------------------------------------------
+    def _work(self, record: Record) -> None:
+        message = decode_message(record.value)
+        claim = self._backend.claim(record.partition, EPOCH, [ClaimEntry(
+            message.id, message.n, message.g, message.task, message.submitted_ms, message.expires_ms)], _now_ms())[0]
+        if claim.answer != "RUN":
+            return
+        started_ms = _now_ms()
+        self._backend.started(record.partition, EPOCH, [(message.id, message.n, started_ms)], WORKER_ID)
+        self._beat("RUNNING", message, started_ms)
+        end, result, error = self._attempt(message)
+        self._done, self._failed = self._done + (end == "OK"), self._failed + (end == "KO")
+        self._beat("RUNNING")
+        self._backend.finish(record.partition, EPOCH, [FinishEntry(
+            message.id, message.n, message.g, message.task, message.submitted_ms, end, record.offset, started_ms,
+            _now_ms(), result, error)], WORKER_ID)
+        if end == "R":
+            again = msgspec.structs.replace(message, n=message.n + 1)
+            self._send(self._settings.kafka_task_topic, record.partition, encode_message(again), record.key)
+
+    def _attempt(self, message: TaskMessage) -> tuple[str, bytes, bytes]:
+        """OK, KO or R (a retry is owed), with the encoded value or error."""
+        types = self._types()
+        task_type = types.get(message.task)
+        if task_type is None:
+            near = get_close_matches(message.task, types, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return "KO", b"", _refused(TaskNotRegistered(f"no handler is registered for {message.task!r}{hint}"))
+        args, kwargs = decode(message.args), decode(message.kwargs) if message.kwargs else {}
+        try:
+            value = _call(task_type, args, kwargs)
+        except BaseException as raised:                 # noqa: BLE001 - the application's own: its task ends with it
+            if self._thread is None and not isinstance(raised, (Exception, SystemExit)):
+                raise                                   # inline: Ctrl-C, or a test framework's verdict
+            return self._failure(task_type, message, raised, args, kwargs)
+        try:
+            return "OK", encode(value, limit=self._settings.max_payload_bytes, name="result"), b""
+        except ArgumentNotEncodable as refusal:
+            return "KO", b"", _refused(ResultNotEncodable(refusal.message))
+        except YADTQError as refusal:
+            return "KO", b"", _refused(refusal)
+
+    @staticmethod
+    def _failure(task_type: TaskType, message: TaskMessage, raised: BaseException, args: list[Any],
+                 kwargs: dict[str, Any]) -> tuple[str, bytes, bytes]:
+        mismatch = refused_arguments(task_type, raised, args, kwargs) if isinstance(raised, TypeError) else None
+        if mismatch is not None:
+            return "KO", b"", encode_error(from_exception(mismatch))
+        retries = task_type.max_retries if message.max_retries is None else message.max_retries
+        wanted = not task_type.retry_on or isinstance(raised, task_type.retry_on)
+        end = "R" if message.n < retries and wanted else "KO"
+        return end, b"", encode_error(from_exception(raised))
+
+    # ---- what it tells ----------------------------------------------------------------------------------------------
+    def _beat(self, state: str, message: TaskMessage | None = None, since_ms: int = 0) -> None:
+        self._beats += 1
+        beat = Heartbeat(
+            worker_id=WORKER_ID, host=socket.gethostname(), pid=os.getpid(), partitions=self._partitions, state=state,
+            sent_ms=_now_ms(), seq=self._beats, epoch=EPOCH, interval_s=1.0, task_id=message.id if message else "",
+            task=message.task if message else "", task_since_ms=since_ms, done=self._done, failed=self._failed,
+            expires_after_s=86_400.0)
+        self._send(self._settings.kafka_heartbeat_topic, 0, encode_heartbeat(beat), WORKER_ID.encode())
+
+    def _send(self, topic: str, partition: int, value: bytes, key: bytes | None) -> None:
+        self._producer.send(topic, partition, value, key)
+        self._producer.flush(1)                         # so that who looks next sees it
+
+
+def _call(task_type: TaskType, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if task_type.kind == "async":
+        return asyncio.run(task_type.handler(*args, **kwargs))
+    return task_type.handler(*args, **kwargs)
+
+
+def _refused(error: YADTQError) -> bytes:
+    return encode_error(TaskError(error.code, error.message, type(error).__name__, "", error.retryable))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
