@@ -145,6 +145,12 @@ def test_arrays_keep_their_dtype(task, args, wanted):
     same(task(*args), wanted)
 
 
+def test_whole_roots_in_arrays_are_exact():
+    bases = np.arange(1.0, 60.0)
+    for degree in range(2, 12):
+        same(root(bases**degree, degree), bases)
+
+
 def test_an_array_operand_is_never_changed_nor_shared():
     given = np.array([1, 2])
     result = addition(given, 0)
@@ -198,6 +204,7 @@ NAN, INF = float("nan"), float("inf")
     (root, [np.array([0.0]), -1], DivisionByZero, "zero has no root"),
     (power, [9, 9**9], ResultOverflow, "operand|too large"),
     (power, [10, BIG], ResultOverflow, "far more bits"),
+    (power, [2, 20_000_000], ResultOverflow, "about 20,000,000 bits"),  # the estimate: computed it is one bit more
     (power, [10.0, 400], ResultOverflow, "too large for a float"),
     (power, [1.5, BIG], ResultOverflow, "too large for a float"),
     (addition, [1e308, 1e308], ResultOverflow, "too large for a float"),
