@@ -13,6 +13,7 @@ import os
 import select
 import stat
 import sys
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import IO, TYPE_CHECKING
@@ -29,6 +30,8 @@ __all__ = ["Outage", "RepeatFilter", "chosen_format", "context", "current", "set
 NOISY = ("kafka", "confluent_kafka", "librdkafka", "redis", "asyncio", "concurrent")
 REPEAT_WINDOW_S = 30.0
 WORKER_PATIENCE_S = 0.2         # how long a line waits for a reader that lags (a full pipe); the supervisor never waits
+_CHUNK_BYTES = 4096             # what a pipe that says it is writable takes without waiting (PIPE_BUF)
+_DROPPED = "%d lines were dropped here: nobody read the log"
 
 
 def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
@@ -49,7 +52,9 @@ def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
         style = "plain" if settings.log_format == "auto" else settings.log_format
     else:
         out = sys.stderr if stream is None else stream
-        handler = _Stream(out, patience_s=0.0 if process == "supervisor" else WORKER_PATIENCE_S)
+        fd = _may_block(out)
+        patience_s = 0.0 if process == "supervisor" else WORKER_PATIENCE_S
+        handler = _Stream(out) if fd is None else _Pipe(fd, patience_s=patience_s)
         style = chosen_format(settings.log_format, out, env)
     handler.setFormatter(formatter(style, process))
     handler.addFilter(_add_context)
@@ -137,35 +142,51 @@ class _File(_Ours, logging.handlers.WatchedFileHandler):
 
 
 class _Stream(_Ours, logging.StreamHandler[IO[str]]):
-    """Standard error. A line that a full pipe or a stuck journal does not take in time is dropped, and counted."""
-
-    def __init__(self, stream: IO[str], *, patience_s: float) -> None:
-        super().__init__(stream)
-        self._patience_ms = int(patience_s * 1000)
-        self._dropped = 0
-        self._fd = _may_block(stream)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._fd is not None and not self._writable(self._fd):
-            self._dropped += 1
-            return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            record.msg = f"({dropped} lines were dropped here: nobody read the log) {record.getMessage()}"
-            record.args = None
-        super().emit(record)
-
-    def _writable(self, fd: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        try:
-            return bool(poll.poll(self._patience_ms))
-        except OSError:
-            return True                                 # let the write say what is wrong
+    """Standard error, where it is a terminal or a file."""
 
     def close(self) -> None:
         """Nothing is closed: standard error is not ours."""
         logging.Handler.close(self)
+
+
+class _Pipe(_Ours, logging.Handler):
+    """Standard error, where somebody has to read it: a line that is not taken in time is dropped, and counted.
+
+    It writes what a pipe takes without waiting once it says that it is writable. While nothing is taken, no line waits.
+    """
+
+    def __init__(self, fd: int, *, patience_s: float) -> None:
+        super().__init__()
+        self._fd, self._patience_s = fd, patience_s
+        self._dropped = 0
+        self._torn = False                              # the last line was cut off in its middle
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line, or counts it as dropped."""
+        try:
+            text = self.format(record) + "\n"
+            if self._dropped:
+                note = logging.LogRecord(__name__, logging.WARNING, __file__, 0, _DROPPED, (self._dropped,), None)
+                text = self.format(note) + "\n" + text
+            if self._write(("\n" * self._torn + text).encode("utf-8", "backslashreplace")):
+                self._dropped, self._torn = 0, False
+            else:
+                self._dropped += 1
+        except OSError:                                 # the reader is gone: there is nobody to tell
+            self._dropped += 1
+        except Exception:                               # noqa: BLE001 (a line that can't be formatted; logging tells it)
+            self.handleError(record)
+
+    def _write(self, data: bytes) -> bool:
+        deadline = time.monotonic() + (0.0 if self._dropped else self._patience_s)
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        for at in range(0, len(data), _CHUNK_BYTES):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self._torn = self._torn or at > 0
+                return False
+            os.write(self._fd, data[at:at + _CHUNK_BYTES])
+        return True
 
 
 def _may_block(stream: IO[str]) -> int | None:
