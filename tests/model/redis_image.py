@@ -12,7 +12,7 @@ import redis
 from tests.model.operations import Record
 from yadtq.names import META_KEYS, SHARD_TAGS, record_key, shard_of, value_key
 
-LAYOUT = struct.Struct("<BBBBBIidIHHHIdddddHHIIH")
+LAYOUT = struct.Struct("<BBBBBIIidIHHHIdHHIIHdddd")
 NUMBERS = {"Q": 1, "S": 2, "P": 3, "R": 4, "X": 5, "OK": 6, "KO": 7, "CX": 8, "Z": 9}
 NAMES = {number: name for name, number in NUMBERS.items()}
 INLINE = 4096
@@ -22,18 +22,19 @@ def encode(record: Record, *, nonce: int = 0) -> bytes:
     """The bytes of a record whose result stands in it."""
     k, w, u = record.k.encode(), record.w.encode(), ",".join(record.u).encode()
     where = 2 if record.shown == "Z" else 0
-    head = LAYOUT.pack(0xA1, NUMBERS[record.s], NUMBERS[record.shown], record.x, where, record.a, record.p,
-                       -1 if record.e is None else record.e, record.g, record.seen, record.lone, record.replay, nonce,
-                       record.t0, record.t1, record.t2, record.o, record.due, len(k), len(w), len(record.r),
-                       len(record.f), len(u))
-    return head + k + w + record.r + record.f + u
+    strings = k + w + record.r + record.f + u
+    head = LAYOUT.pack(0xA1, NUMBERS[record.s], NUMBERS[record.shown], record.x, where, LAYOUT.size + len(strings),
+                       record.a, record.p, -1 if record.e is None else record.e, record.g, record.seen, record.lone,
+                       record.replay, nonce, record.t0, len(k), len(w), len(record.r), len(record.f), len(u), record.t1,
+                       record.t2, record.o, record.due)
+    return head + strings
 
 
 def decode(raw: bytes, apart: bytes | None = None) -> Record:
     """The record in some bytes; `apart` is the value of its value key."""
-    (magic, s, shown, x, where, a, p, e, g, seen, lone, replay, _, t0, t1, t2, o, due, nk, nw, nr, nf, nu
+    (magic, s, shown, x, where, length, a, p, e, g, seen, lone, replay, _, t0, nk, nw, nr, nf, nu, t1, t2, o, due
      ) = LAYOUT.unpack_from(raw)
-    assert magic == 0xA1
+    assert (magic, length) == (0xA1, len(raw))
     at = LAYOUT.size
     parts = []
     for size in (nk, nw, nr, nf, nu):

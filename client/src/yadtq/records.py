@@ -14,7 +14,7 @@ SHOWN_STATES: Final = ("Q", "S", "P", "R", "OK", "KO", "CX")             # what 
 ENDED: Final = frozenset(("OK", "KO", "CX"))
 MAGIC: Final = 0xA1                 # 0xA, and the version of the record's layout
 
-_HEAD = Struct("<BBBBBIidIHHHIdddddHHIIH")
+_HEAD = Struct("<BBBBBIIidIHHHIdHHIIHdddd")
 HEAD_BYTES: Final = _HEAD.size
 _APART, _DROPPED = 1, 2             # where the result is: a key of its own, gone with its time to live
 
@@ -53,9 +53,9 @@ def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
     size = len(raw)
     if size < HEAD_BYTES:
         return None
-    (magic, state, shown, asked, where, attempt, partition, epoch, g, seen, lone, replay, _,
-     submitted, started, ended, offset, due, nk, nw, nr, nf, nu) = _HEAD.unpack_from(raw)
-    if magic != MAGIC or not 1 <= state <= 8 or HEAD_BYTES + nk + nw + nr + nf + nu != size:
+    (magic, state, shown, asked, where, length, attempt, partition, epoch, g, seen, lone, replay, _,
+     submitted, nk, nw, nr, nf, nu, started, ended, offset, due) = _HEAD.unpack_from(raw)
+    if magic != MAGIC or length != size or not 1 <= state <= 8 or HEAD_BYTES + nk + nw + nr + nf + nu != size:
         return None
     w = HEAD_BYTES + nk
     r = w + nw

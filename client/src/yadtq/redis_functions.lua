@@ -9,9 +9,10 @@
 
 local BUILD = 1                              -- of this file; a client replaces an older one
 local MAGIC = 0xA1                           -- first byte of a record; its low nibble is the record's version
-local CTL = '<BBBBBI4i4dI4HHHI4'             -- magic s shown x v a p e g seen lone replay nonce
-local REST = '<dddddHHI4I4H'                 -- t0 t1 t2 o due #k #w #r #f #u, then those five strings
-local CTL_LEN, HEAD_LEN = 35, 89
+local CTL = '<BBBBBI4I4i4dI4HHHI4'           -- magic s shown x v length a p e g seen lone replay nonce
+local REST = '<dHHI4I4Hdddd'                 -- t0 #k #w #r #f #u t1 t2 o due, then those five strings
+local BRIEF = '<dHHI4I4H'                    -- how REST begins
+local CTL_LEN, HEAD_LEN = 39, 93
 local Q, S, P, R, X, OK, KO, CX, Z = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local NAME = {'Q', 'S', 'P', 'R', 'X', 'OK', 'KO', 'CX', 'Z'}
 local INLINE = 4096                          -- a longer result has a key of its own: claims must not load it
@@ -29,16 +30,14 @@ end
 -- s shown x v a p e g seen lone replay nonce; nothing when the record is missing or no record of ours
 local function control(raw)
   if not raw or #raw < HEAD_LEN then return nil end
-  local magic, s, shown, x, v, a, p, e, g, seen, lone, replay, nonce = unpack_s(CTL, raw)
-  if magic ~= MAGIC or s < Q or s > CX then return nil end
-  local _, _, _, _, _, nk, nw, nr, nf, nu = unpack_s(REST, raw, CTL_LEN + 1)
-  if HEAD_LEN + nk + nw + nr + nf + nu ~= #raw then return nil end
+  local magic, s, shown, x, v, length, a, p, e, g, seen, lone, replay, nonce = unpack_s(CTL, raw)
+  if magic ~= MAGIC or length ~= #raw or s < Q or s > CX or shown < Q or shown > Z then return nil end
   return s, shown, x, v, a, p, e, g, seen, lone, replay, nonce
 end
 
 -- t0 t1 t2 o due k w r f u of a record that control() has accepted
 local function rest(raw)
-  local t0, t1, t2, o, due, nk, nw, nr, nf, nu, at = unpack_s(REST, raw, CTL_LEN + 1)
+  local t0, nk, nw, nr, nf, nu, t1, t2, o, due, at = unpack_s(REST, raw, CTL_LEN + 1)
   local w = at + nk
   local r = w + nw
   local f = r + nr
@@ -46,17 +45,26 @@ local function rest(raw)
   return t0, t1, t2, o, due, sub(raw, at, w - 1), sub(raw, w, r - 1), sub(raw, r, f - 1), sub(raw, f, u - 1), sub(raw, u)
 end
 
-local function control_bytes(s, shown, x, v, a, p, e, g, seen, lone, replay, nonce)
-  return pack(CTL, MAGIC, s, shown, x, v, a, p, e, g, seen, lone, replay, nonce)
+-- t0 k u alone: what most operations need of it
+local function brief(raw)
+  local t0, nk, _, _, _, nu = unpack_s(BRIEF, raw, CTL_LEN + 1)
+  return t0, sub(raw, HEAD_LEN + 1, HEAD_LEN + nk), nu > 0 and sub(raw, -nu) or ''
 end
 
-local function rest_bytes(t0, t1, t2, o, due, k, w, r, f, u)
-  return pack(REST, t0, t1, t2, o, due, #k, #w, #r, #f, #u) .. k .. w .. r .. f .. u
+-- a record from its fields; the second form keeps all that follows the control bytes of an older one
+local function record(s, shown, x, v, a, p, e, g, seen, lone, replay, nonce, t0, t1, t2, o, due, k, w, r, f, u)
+  return pack(CTL, MAGIC, s, shown, x, v, HEAD_LEN + #k + #w + #r + #f + #u, a, p, e, g, seen, lone, replay, nonce) ..
+         pack(REST, t0, #k, #w, #r, #f, #u, t1, t2, o, due) .. k .. w .. r .. f .. u
+end
+
+local function changed(raw, s, shown, x, v, a, p, e, g, seen, lone, replay, nonce)
+  return pack(CTL, MAGIC, s, shown, x, v, #raw, a, p, e, g, seen, lone, replay, nonce) .. sub(raw, CTL_LEN + 1)
 end
 
 -- ---- a batch: what is to be written, collected and written with as few commands as possible ------------------------
 local function batch(meta)
-  return {ns = sub(meta, 1, -2), set = {}, del = {}, add = {}, rem = {}, types = {}, push = {}, size = {}}
+  return {ns = sub(meta, 1, -2), set = {}, del = {}, push = {}, size = {},
+          add = {by_name = {}, types = {}}, rem = {by_name = {}, types = {}}}
 end
 
 local function records(b, args, first, step)
@@ -74,25 +82,28 @@ local function put(b, key, value)
   b.set[n + 1], b.set[n + 2] = key, value
 end
 
-local function enter(b, g, shown, k, id, score)
+-- the list of ids that enter (or leave) the index of one clear number, state and type
+local function index_list(lists, g, shown, k)
+  if lists.g == g and lists.shown == shown and lists.k == k then return lists.last end
   local name = g .. ':' .. NAME[shown] .. ':' .. k
-  local list = b.add[name]
+  local list = lists.by_name[name]
   if not list then
     list = {}
-    b.add[name] = list
-    b.types[g .. ':' .. k] = true
+    lists.by_name[name] = list
+    lists.types[g .. ':' .. k] = true
   end
+  lists.g, lists.shown, lists.k, lists.last = g, shown, k, list
+  return list
+end
+
+local function enter(b, g, shown, k, id, score)
+  local list = index_list(b.add, g, shown, k)
   local n = #list
   list[n + 1], list[n + 2] = score, id
 end
 
 local function leave(b, g, shown, k, id)
-  local name = g .. ':' .. NAME[shown] .. ':' .. k
-  local list = b.rem[name]
-  if not list then
-    list = {}
-    b.rem[name] = list
-  end
+  local list = index_list(b.rem, g, shown, k)
   list[#list + 1] = id
 end
 
@@ -130,9 +141,9 @@ end
 local function write(b)
   if #b.set > 0 then call('MSET', unpack(b.set)) end
   if #b.del > 0 then call('DEL', unpack(b.del)) end
-  for name, list in pairs(b.rem) do index('ZREM', b.ns .. 'i:' .. name, list) end
-  for name, list in pairs(b.add) do index('ZADD', b.ns .. 'i:' .. name, list) end
-  for name in pairs(b.types) do index('SADD', b.ns .. 'k', {name}) end
+  for name, list in pairs(b.rem.by_name) do index('ZREM', b.ns .. 'i:' .. name, list) end
+  for name, list in pairs(b.add.by_name) do index('ZADD', b.ns .. 'i:' .. name, list) end
+  for name in pairs(b.add.types) do index('SADD', b.ns .. 'k', {name}) end
   for client, list in pairs(b.push) do
     call('PUBLISH', 'yadtq:r:' .. client, pack('>BH', 0xdc, #list) .. concat(list))
   end
@@ -163,7 +174,7 @@ local function displace(b, raw, id, gen)
   if not s then return end
   if v == 1 then b.del[#b.del + 1] = b.ns .. 'v:' .. id end
   if g >= gen then
-    local _, _, _, _, _, k = rest(raw)
+    local _, k = brief(raw)
     leave(b, g, shown, k, id)
   end
 end
@@ -195,8 +206,8 @@ local function submit(keys, argv)
         b.del[#b.del + 1] = b.ns .. 'v:' .. id
       end
       local new = due >= 0 and S or Q
-      put(b, names[j], control_bytes(new, new, wish, 0, 0, p, -1, g, 0, 0, 0, 0) ..
-                       rest_bytes(t0, 0, 0, -1, due, k, '', '', '', u))
+      put(b, names[j], record(new, new, wish, 0, 0, p, -1, g, 0, 0, 0, 0,
+                               t0, 0, 0, -1, due, k, '', '', '', u))
       enter(b, g, new, k, id, t0)
     end
   end
@@ -230,8 +241,8 @@ local function claim(keys, argv)
         if expired == 1 then
           answer, ends, err = 'E', KO, argv[2]
         else
-          put(b, names[j], control_bytes(P, Q, 0, 0, n, p, e, g, 0, 0, replay, 0) ..
-                           rest_bytes(t0, 0, 0, -1, -1, k, '', '', '', ''))
+          put(b, names[j], record(P, Q, 0, 0, n, p, e, g, 0, 0, replay, 0,
+                               t0, 0, 0, -1, -1, k, '', '', '', ''))
           enter(b, g, Q, k, id, t0)
         end
       elseif life > replay then
@@ -241,8 +252,8 @@ local function claim(keys, argv)
         if s == CX then                                   -- its message is here: from now on it may expire
           local t0_, t1_, t2_, o_, due_, k_, w_, r_, f_, u_ = rest(raw)
           if o_ < 0 and off >= 0 then
-            put(b, names[j], control_bytes(s, shown, x, v, ra, p, re, rg, seen, lone, life, nonce) ..
-                             rest_bytes(t0_, t1_, t2_, off, due_, k_, w_, r_, f_, u_))
+            put(b, names[j], record(s, shown, x, v, ra, p, re, rg, seen, lone, life, nonce,
+                               t0_, t1_, t2_, off, due_, k_, w_, r_, f_, u_))
           end
         end
       elseif s == P and ra == n and rp == p and re > e then
@@ -258,9 +269,9 @@ local function claim(keys, argv)
       else
         if s == P and n == ra and re < e then answer = 'U' end
         local show = shown == P and P or Q
-        put(b, names[j], control_bytes(P, show, 0, 0, n, p, e, g, seen, lone, life, nonce) .. sub(raw, CTL_LEN + 1))
+        put(b, names[j], changed(raw, P, show, 0, 0, n, p, e, g, seen, lone, life, nonce))
         if show ~= shown or g ~= rg then
-          local t0_, _, _, _, _, k_ = rest(raw)
+          local t0_, k_ = brief(raw)
           leave(b, rg, shown, k_, id)
           enter(b, g, show, k_, id, t0_)
         end
@@ -277,8 +288,8 @@ local function claim(keys, argv)
         end
         local token = e                                   -- a cancelled task keeps the epoch of the claim it had
         if ends == CX then token = s == P and re or -1 end
-        put(b, names[j], control_bytes(ends, ends, ends == CX and 1 or 0, 0, n, p, token, rg, seen, lone, life, 0) ..
-                         rest_bytes(t0, t1, now, off, due, k, w, '', err, ''))
+        put(b, names[j], record(ends, ends, ends == CX and 1 or 0, 0, n, p, token, rg, seen, lone, life, 0,
+                               t0, t1, now, off, due, k, w, '', err, ''))
         enter(b, rg, ends, k, id, t0)
         tell(b, u, id, NAME[ends], n, nil, err)
       end
@@ -313,8 +324,8 @@ local function started(keys, argv)
     else
       out[j] = x == 1 and 'A' or 'D'
       local t0, _, t2, o, due, k, _, r, f, u = rest(raw)
-      put(b, names[j], control_bytes(P, P, x, v, ra, rp, re, g, seen, lone, life, nonce) ..
-                       rest_bytes(t0, t1, t2, o, due, k, worker, r, f, u))
+      put(b, names[j], record(P, P, x, v, ra, rp, re, g, seen, lone, life, nonce,
+                               t0, t1, t2, o, due, k, worker, r, f, u))
       if shown ~= P then
         leave(b, g, shown, k, id)
         enter(b, g, P, k, id, t0)
@@ -361,7 +372,7 @@ local function finish(keys, argv)
       else
         out[j] = 'D'
         if s then
-          local ot0, _, _, _, _, ok, _, _, _, ou = rest(raw)
+          local ot0, ok, ou = brief(raw)
           u = ou
           leave(b, rg, shown, ok, id)
           if s ~= X then t0, k = ot0, ok end
@@ -369,16 +380,16 @@ local function finish(keys, argv)
         local apart = 0
         if ends == R and x == 1 then ends, r = CX, '' end -- a cancel that was asked for stops the retries
         if ends == R then
-          put(b, names[j], control_bytes(R, R, 0, 0, n + 1, p, -1, g, seen, lone, life, 0) ..
-                           rest_bytes(t0, t1, 0, -1, due, k, worker, '', f, u))
+          put(b, names[j], record(R, R, 0, 0, n + 1, p, -1, g, seen, lone, life, 0,
+                               t0, t1, 0, -1, due, k, worker, '', f, u))
         else
           local kept = r
           if #r > INLINE then
             put(b, b.ns .. 'v:' .. id, r)
             apart, kept = 1, ''
           end
-          put(b, names[j], control_bytes(ends, ends, 0, apart, n, p, e, g, seen, lone, life, 0) ..
-                           rest_bytes(t0, t1, t2, off, due, k, worker, kept, f, ''))
+          put(b, names[j], record(ends, ends, 0, apart, n, p, e, g, seen, lone, life, 0,
+                               t0, t1, t2, off, due, k, worker, kept, f, ''))
           if u ~= '' then tell(b, u, id, NAME[ends], n, r, f) end
         end
         enter(b, g, ends, k, id, t0)
@@ -399,19 +410,19 @@ local function cancel(keys, argv)
     local s, shown, x, v, ra, rp, re, g, seen, lone, life, nonce = control(raw)
     if not s or g < gen then
       displace(b, raw, id, gen)
-      put(b, names[j], control_bytes(X, X, 1, 0, 0, -1, -1, gen, 0, 0, 0, 0) ..
-                       rest_bytes(now, 0, 0, -1, -1, '', '', '', '', ''))
+      put(b, names[j], record(X, X, 1, 0, 0, -1, -1, gen, 0, 0, 0, 0,
+                               now, 0, 0, -1, -1, '', '', '', '', ''))
       enter(b, gen, X, '', id, now)
       out[j] = 'A'
     elseif s >= OK then
       out[j] = 'E'
     elseif s == X or s == P then
-      put(b, names[j], control_bytes(s, shown, 1, v, ra, rp, re, g, seen, lone, life, nonce) .. sub(raw, CTL_LEN + 1))
+      put(b, names[j], changed(raw, s, shown, 1, v, ra, rp, re, g, seen, lone, life, nonce))
       out[j] = 'A'
     else
       local t0, t1, _, _, due, k, w, _, _, u = rest(raw)
-      put(b, names[j], control_bytes(CX, CX, x, 0, ra, rp, -1, g, seen, lone, life, 0) ..
-                       rest_bytes(t0, t1, now, -1, due, k, w, '', '', ''))
+      put(b, names[j], record(CX, CX, x, 0, ra, rp, -1, g, seen, lone, life, 0,
+                               t0, t1, now, -1, due, k, w, '', '', ''))
       leave(b, g, shown, k, id)
       enter(b, g, CX, k, id, t0)
       tell(b, u, id, 'CX', ra)
@@ -436,7 +447,7 @@ local function lone_run(keys, argv)
   if nonce ~= last then                                   -- else this very call was repeated
     if what == 0 then lone = math.min(lone + 1, 65535) else lone = 0 end
     if what == 2 then seen = math.min(seen + 1, 65535) end
-    put(b, key, control_bytes(s, shown, x, v, ra, rp, re, g, seen, lone, life, nonce) .. sub(raw, CTL_LEN + 1))
+    put(b, key, changed(raw, s, shown, x, v, ra, rp, re, g, seen, lone, life, nonce))
     write(b)
   end
   return {seen, lone}
@@ -445,7 +456,7 @@ end
 -- ---- reading ------------------------------------------------------------------------------------------------------
 local function visible(raw, gen)
   local s, _, _, _, _, _, _, g = control(raw)
-  return s ~= nil and g >= gen and s ~= X, s
+  return s ~= nil and g >= gen and s ~= X
 end
 
 -- [] id -> the record's bytes, or nothing
@@ -464,7 +475,8 @@ local function watch(keys, argv)
   local names, raws = records(b, a, 2, 1)
   for j = 1, #a - 1 do
     local raw = raws[j]
-    local known, s = visible(raw, gen)
+    local s, shown, x, v, ra, p, e, g, seen, lone, life, nonce = control(raw)
+    local known = s ~= nil and g >= gen and s ~= X
     out[j] = known and raw
     if known and s < OK then
       local t0, t1, t2, o, due, k, w, r, f, u = rest(raw)
@@ -475,8 +487,8 @@ local function watch(keys, argv)
       end
       if out[j] ~= 1 and n < MAX_WAITERS then
         out[j] = 1
-        put(b, names[j], sub(raw, 1, CTL_LEN) ..
-            rest_bytes(t0, t1, t2, o, due, k, w, r, f, u == '' and client or u .. ',' .. client))
+        put(b, names[j], record(s, shown, x, v, ra, p, e, g, seen, lone, life, nonce,
+                                t0, t1, t2, o, due, k, w, r, f, u == '' and client or u .. ',' .. client))
       end
     end
   end

@@ -81,7 +81,7 @@ end
 
 -- [limit] -> records dropped, and index entries looked at (0: nothing older than the clear number is left)
 local function drop_cleared(keys, argv)
-  local meta, left = keys[1], cmsgpack.unpack(argv[1])[1]
+  local meta, left = keys[1], math.min(cmsgpack.unpack(argv[1])[1], 1000)   -- what one unpack() below takes
   local gen, b, dropped, looked = clear_number(meta), batch(meta), 0, 0
   for _, pair in ipairs(registered(b.ns)) do
     local g, k = pair[1], pair[2]
@@ -217,8 +217,8 @@ local function bury(b, gen, g, k, state, args)
       local t0, t1, t2, o, due, _, _, _, _, u = rest(raws[j])
       if t2 <= cut and o >= 0 and committed[p] and o < committed[p] then
         if v == 1 then b.del[#b.del + 1] = b.ns .. 'v:' .. id end
-        put(b, names[j], control_bytes(s, Z, x, 2, ra, p, e, rg, seen, lone, life, nonce) ..
-                         rest_bytes(t0, t1, t2, o, due, '', '', '', '', u))
+        put(b, names[j], record(s, Z, x, 2, ra, p, e, rg, seen, lone, life, nonce,
+                                 t0, t1, t2, o, due, '', '', '', '', u))
         leave(b, g, state, k, id)
         enter(b, g, Z, '', id, now)
         done = done + 1
