@@ -1,4 +1,4 @@
-"""What the wire format costs: `python -m benchmarks.wire` prints microseconds for values, ids, messages and log context.
+"""What the wire format costs: `python -m benchmarks.wire` prints the us of values, ids, messages and log context.
 
 Medians of five on one core; the floors are those of a quiet machine: a small value under 1 us each way beyond msgspec's
 own time, an id about 1 us.
