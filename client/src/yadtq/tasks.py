@@ -90,7 +90,7 @@ def task(target: Any = None, /, *, name: str | None = None, **options: Any) -> A
 
     `timeout_s` and `grace_s` (seconds) replace the worker's `task_timeout` and `task_timeout_grace_s`. `isolated=True`
     runs each attempt in a process of its own, which `memory_limit` (bytes) can bound. `max_retries` says how often a
-    failed attempt is repeated, `retry_on` on which exceptions only.
+    failed attempt is repeated, `retry_on` on which exceptions only (docs/tasks.md says where that is done already).
 
     Raises InvalidTaskType, when the module is imported, for a declaration that can't work.
 
