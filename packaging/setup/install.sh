@@ -101,7 +101,7 @@ venv_inputs() {
 }
 
 pip_install() {
-  .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off --retries 5 "$@"
+  .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"
 }
 
 make_venv() {

@@ -192,6 +192,7 @@ def status(stack: Stack) -> int:
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(prog="setup.sh")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up")
     start.add_argument("--no-daemon", action="store_true", help="only Kafka and Redis")
@@ -201,7 +202,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    stack = Stack()
+    stack = Stack(options.root.resolve())
     if options.command == "status":
         return status(stack)
     if options.command == "down" and not stack.folder.exists():
