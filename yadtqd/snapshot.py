@@ -71,7 +71,7 @@ def snapshot(handles: list[WorkerHandle], shared: Shared, settings: Settings, da
 def _common(handle: WorkerHandle, view: SlotView, now_ns: int) -> dict[str, Any]:
     pid = handle.child.pid if handle.child is not None else None
     return {"name": handle.name, "pid": pid, "state": handle.state.name, "restarts": handle.restarts,
-            "beat_age_s": round((now_ns - view.beat_ns) / 1e9, 3) if pid else None, "rss_bytes": _rss(pid)}
+            "beat_age_s": round(max(now_ns - view.beat_ns, 0) / 1e9, 3) if pid else None, "rss_bytes": _rss(pid)}
 
 
 def _worker(handle: WorkerHandle, settings: Settings, now_ns: int) -> dict[str, Any]:
