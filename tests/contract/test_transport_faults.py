@@ -18,7 +18,7 @@ import pytest
 from tests.contract.transport_support import REAL, Reports, consuming, created, producing, read, settings_of, wait_for
 from yadtq.errors import BacklogFull, KafkaConnectionError
 from yadtq.transport import Producer, Record, open_admin, open_consumer, open_producer
-from yadtq.transport.library_log import RateLimit
+from yadtq.transport.library_log import RateLimit, limited_logger
 
 if TYPE_CHECKING:
     from tests.support.services import KafkaServer
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
-RESUME_S = 1.5  # how soon after the broker answers again records are acknowledged and read
+RESUME_S = 2.5  # after the return of the broker; 0.3 to 1.1 on a quiet machine: reconnecting is tried every second
 PARTITIONS = 4
 
 
 @pytest.fixture(params=REAL)
 def settings(request: pytest.FixtureRequest, own_kafka: KafkaServer, topic_prefix: str) -> Settings:
-    logging.getLogger("yadtq.kafka").filters.clear()  # each test counts lines from nought
+    logging.getLogger("yadtq.kafka").filters.clear()
+    limited_logger()  # each test counts lines from nought
     return created(settings_of(request.param, own_kafka.bootstrap, topic_prefix, kafka_request_timeout_ms=4000))
 
 
@@ -169,12 +170,11 @@ def test_frozen_past_the_request_timeout(settings: Settings, own_kafka: KafkaSer
 
 def test_stopped_for_fifteen_seconds(settings: Settings, own_kafka: KafkaServer,
                                      caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "yadtq.kafka"):
+    with caplog.at_level(logging.DEBUG, "yadtq"):
         break_and_mend(settings, own_kafka.stop, 15, own_kafka.start)
-    ours = [record.getMessage() for record in caplog.records if record.name == "yadtq.kafka"]
-    assert ours, "an outage is worth a line"
-    assert any("records wait for Kafka" in line for line in ours), "the age of what waits is told"
-    assert len(ours) <= 25, "\n".join(ours)  # 5 in 10 s; some 20 s pass with starting
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("yadtq")]
+    assert any("records wait for Kafka" in line for line in said), "the age of what waits is told"
+    assert 2 <= len(said) <= 25, "\n".join(said)  # 5 in 10 s; some 20 s pass with starting
 
 
 def test_an_idle_consumer_notices_that_the_broker_is_away_and_back(settings: Settings, own_kafka: KafkaServer) -> None:

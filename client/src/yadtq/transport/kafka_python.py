@@ -7,6 +7,7 @@ each setting here says what it is against. Opened after a fork, never before. Ne
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -23,13 +24,12 @@ from yadtq.transport.connection import (
     kafka_python_errors,
     unreachable,
 )
-from yadtq.transport.library_log import limited_logger
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
 
 kafka = import_kafka()
-log = limited_logger()
+log = logging.getLogger(__name__)
 
 ABORT_S = 2.0  # for the reports of records that are given up
 SLICE_MS = 50  # how long a consumer waits in the library; bounds the delay of `wake`, which it offers no way to pass on

@@ -5,6 +5,7 @@ thread. librdkafka has threads of its own in C: opened after a fork, never befor
 """
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -33,7 +34,7 @@ from yadtq.transport.library_log import limited_logger
 if TYPE_CHECKING:
     from yadtq.config import Settings
 
-log = limited_logger()
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1  # how long the delivery thread waits in C for an event; bounds the delay of refused records and of close
 WAKE_S = 0.02  # how long a consumer waits in C; bounds the delay of `wake`, which the library offers no way to pass on
@@ -56,7 +57,7 @@ def _new_producer(settings: Settings, linger_ms: int, on_error: Any) -> _Produce
         "queue.buffering.max.kbytes": 2 * MAX_PENDING_BYTES // 1024,
         "topic.metadata.propagation.max.ms": settings.kafka_request_timeout_ms,
         "error_cb": on_error,
-    }, logger=log)
+    }, logger=limited_logger())
 
 
 class LibrdkafkaProducer(Guarded):
@@ -272,7 +273,7 @@ class LibrdkafkaConsumer(Guarded):
             "queued.min.messages": QUEUE_MESSAGES,
             "queued.max.messages.kbytes": QUEUE_KBYTES,
             "error_cb": self._on_error,
-        }, logger=log)
+        }, logger=limited_logger())
         try:
             self._consumer.list_topics(settings.kafka_task_topic, timeout=settings.kafka_request_timeout_ms / 1000)
         except KafkaException as error:

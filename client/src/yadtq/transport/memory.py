@@ -5,6 +5,7 @@ share one. Each producer has a thread that appends and reports. Nothing survives
 """
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -22,12 +23,11 @@ from yadtq.errors import (
     YADTQError,
 )
 from yadtq.transport.base import Guarded, OnDone, OnManyDone, Pending, Record
-from yadtq.transport.library_log import limited_logger
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
 
-log = limited_logger()
+log = logging.getLogger(__name__)
 
 
 @dataclass
