@@ -129,8 +129,9 @@ class Consumer(threading.Thread):
             self._paused = paused
 
     def _begin_anew(self, error: OffsetOutOfRange) -> None:
-        """What was committed is not in the log any more, which nobody of us deletes: say so, take what is there."""
-        log.error("%s; partition %d is read from its beginning at %d", error, error.partition, error.earliest)
+        """What we were to read is not in the log any more: clear_all_tasks does that, anything else is an alarm."""
+        log.warning("%s; unless clear_all_tasks was called, tasks are lost: partition %d is read from its beginning at %d",
+                    error, error.partition, error.earliest)
         self._ledger.skip(error.partition, error.earliest)
         positions = {p: self._ledger.next_offset(p) for p in self._partitions}
         self._transport.assign(self._settings.kafka_task_topic, positions)

@@ -17,20 +17,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from yadtq import log as logs
 from yadtq.errors import KafkaConnectionError, RedisConnectionError, WorkerInitializationFailed, YADTQError
+from yadtq.result_backend import ResultBackend
+from yadtq.transport import open_consumer, open_producer
 from yadtqd import registry
+from yadtqd.async_runner import AsyncRunner
+from yadtqd.bookkeeper import Bookkeeper, fence
+from yadtqd.consumer import Consumer
+from yadtqd.dead_letters import DeadLetters
 from yadtqd.exits import Exit
 from yadtqd.flights import Flights
 from yadtqd.heartbeat_sender import HeartbeatSender
+from yadtqd.isolated_call import Isolation
 from yadtqd.ledger import Ledger
 from yadtqd.processor import Processor
 from yadtqd.redis_gate import RedisGate
+from yadtqd.result_writer import ResultWriter
 from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS
 from yadtqd.soft_timeout import Guard
 from yadtqd.suspicion import Suspicion
+from yadtqd.task_pool import TaskPool
 from yadtqd.worker_state import WorkerState
 
 if TYPE_CHECKING:
-    from yadtq.result_backend import ResultBackend
     from yadtq.transport import Consumer as TransportConsumer
     from yadtq.transport import Producer
     from yadtqd.child import ChildContext
@@ -85,8 +93,6 @@ class Worker:
     # ---- starting ---------------------------------------------------------------------------------------------------
     def _connect(self) -> None:
         """Connect to Kafka and Redis, take an epoch, fence our partitions; for as long as it takes."""
-        from yadtq.result_backend import ResultBackend
-        from yadtq.transport import open_consumer, open_producer
 
         opening = _InBackground(lambda: self._insist(WAITS_FOR_KAFKA, lambda: open_consumer(self._settings)))
         self._backend: ResultBackend = ResultBackend(self._settings)
@@ -119,7 +125,6 @@ class Worker:
                 self._ctx.slot.waiting_for &= ~waits_for
 
     def _fence(self) -> None:
-        from yadtqd.bookkeeper import fence
 
         def fence_all() -> None:
             for partition in self._ctx.partitions:
@@ -129,17 +134,13 @@ class Worker:
 
     def _committed(self) -> dict[int, int]:
         """Where each partition is read from: what membership knows to be committed."""
-        while self._settings.assignment == "static" and not self._ctx.shared.joined and not self._ended:
+        static = self._settings.assignment == "static"      # then we may be started before membership has looked
+        while static and not self._ctx.shared.topic_partitions and not self._ended:
             time.sleep(JOIN_POLL_S)
         return {p: self._table[p].committed for p in self._ctx.partitions}
 
     # ---- putting it together ----------------------------------------------------------------------------------------
     def _assemble(self) -> None:
-        from yadtqd.bookkeeper import Bookkeeper
-        from yadtqd.consumer import Consumer
-        from yadtqd.dead_letters import DeadLetters
-        from yadtqd.isolated_call import Isolation
-        from yadtqd.result_writer import ResultWriter
 
         ctx, settings, wake = self._ctx, self._settings, self._wake.set
         ready: queue.SimpleQueue[list[Held]] = queue.SimpleQueue()
@@ -167,8 +168,6 @@ class Worker:
 
     def _elsewhere(self) -> Callable[..., bool]:
         """What runs a task beside the main thread; None of it is made before a task needs it."""
-        from yadtqd.async_runner import AsyncRunner
-        from yadtqd.task_pool import TaskPool
 
         parts = self._flights, self._settings.max_payload_bytes, self._processor.end, self._wake.set
         runner = AsyncRunner(*parts)

@@ -1,0 +1,132 @@
+"""The janitor of a host: deletes what nobody needs any more, in small portions, all the time.
+
+A process of its own. For the partitions that this host owns it deletes records below the committed offset from Kafka
+(task topics never delete by age, and the bound keeps a rewound offset from running old tasks again) and lets ended
+records expire in Redis (PROTOCOL.md rule 7). It completes a `clear_all_tasks` whose caller died. It decides nothing
+about tasks, and nothing waits for it: when Kafka or Redis is away it tries again later.
+"""
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from yadtq.errors import YADTQError
+from yadtqd.beater import Beater, patience_s
+from yadtqd.exits import Exit
+from yadtqd.worker_state import WorkerState
+
+if TYPE_CHECKING:
+    from yadtq.result_backend import ResultBackend
+    from yadtq.transport import Admin
+    from yadtqd.child import ChildContext
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+SPARE_RECORDS = 10_000          # that many below the committed offset are deleted at once ...
+SPARE_S = 60.0                  # ... or fewer, when so much time has passed
+EXPIRE_BATCH = 2000             # records that one call looks at
+EXPIRE_IDLE_S = 5.0             # between calls when nothing expires
+DROP_BATCH = 1000
+CLEAR_LOOK_S = 5.0
+CLEAR_GRACE_S = 30.0            # a clear that takes longer has lost its caller
+RETRY_S = 5.0
+
+
+class Janitor:
+    """The loop; each chore has its own time."""
+
+    def __init__(self, ctx: ChildContext) -> None:
+        self._ctx, self._settings, self._table = ctx, ctx.settings, ctx.shared.partitions
+        self._stopping = threading.Event()
+        self._admin: Admin | None = None
+        self._backend: ResultBackend | None = None
+        self._deleted: dict[int, tuple[int, float]] = {}        # per partition: up to where, when (monotonic s)
+        self._expire_at = self._clear_at = 0.0
+        self._clear_seen: tuple[bytes, float] | None = None     # a pending clear, and since when
+
+    def run(self) -> int:
+        """Until SIGTERM."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
+        beater = Beater(self._ctx.slot, patience_s(self._settings))
+        beater.start()
+        self._ctx.slot.state = WorkerState.RUNNING
+        wait_s = TICK_S
+        while not self._stopping.wait(wait_s):
+            beater.came_round()
+            try:
+                self._turn(time.monotonic())
+                wait_s = TICK_S
+            except YADTQError as error:
+                log.warning("janitor: %s", error)
+                wait_s = RETRY_S
+        return Exit.OK
+
+    def _turn(self, now: float) -> None:
+        committed = {p: self._table[p].committed for p in self._table.owned() if self._table[p].committed}
+        self._delete_records(committed, now)
+        if now >= self._expire_at:
+            self._expire(committed, now)
+        if now >= self._clear_at:
+            self._clear_at = now + CLEAR_LOOK_S
+            self._complete_clear(now)
+
+    # ---- Kafka ------------------------------------------------------------------------------------------------------
+    def _delete_records(self, committed: dict[int, int], now: float) -> None:
+        due: dict[int, int] = {}
+        for partition, position in committed.items():
+            done, at = self._deleted.setdefault(partition, (0, now - SPARE_S))
+            if position - done >= SPARE_RECORDS or (position > done and now - at >= SPARE_S):
+                due[partition] = position
+        if not due:
+            return
+        begins = self._kafka().delete_records(self._settings.kafka_task_topic, due)
+        for partition, position in due.items():
+            self._deleted[partition] = max(position, begins.get(partition, 0)), now
+
+    def _kafka(self) -> Admin:
+        if self._admin is None:
+            from yadtq.transport import open_admin
+
+            self._admin = open_admin(self._settings)
+        return self._admin
+
+    # ---- Redis ------------------------------------------------------------------------------------------------------
+    def _redis(self) -> ResultBackend:
+        if self._backend is None:
+            from yadtq.result_backend import ResultBackend
+
+            self._backend = ResultBackend(self._settings)
+        return self._backend
+
+    def _expire(self, committed: dict[int, int], now: float) -> None:
+        dropped = 0
+        if committed:
+            now_ms = time.time_ns() // 1_000_000
+            dropped = self._redis().expire(now_ms, self._settings.result_ttl_s, committed, EXPIRE_BATCH)
+        self._expire_at = now if dropped else now + EXPIRE_IDLE_S
+
+    def _complete_clear(self, now: float) -> None:
+        """Finish what the caller of clear_all_tasks began, once it has surely given up."""
+        pending = self._redis().pending_clear()
+        if pending is None:
+            self._clear_seen = None
+            return
+        if self._clear_seen is None or self._clear_seen[0] != pending.raw:
+            self._clear_seen = pending.raw, now
+        if now - self._clear_seen[1] < CLEAR_GRACE_S:
+            return
+        log.warning("a clear_all_tasks was broken off: completing it")
+        if pending.offsets:
+            self._kafka().delete_records(self._settings.kafka_task_topic, pending.offsets)
+        while self._redis().drop_cleared(DROP_BATCH):
+            self._ctx.slot.beat(time.monotonic_ns())
+        self._redis().clear_done(pending)
+
+
+def run(ctx: ChildContext) -> int:
+    """The janitor's life; the exit status."""
+    return Janitor(ctx).run()
