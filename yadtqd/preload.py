@@ -14,7 +14,8 @@ import warnings
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "msgspec.msgpack", "redis", "redis.asyncio.connection", "hiredis", "crc32c", "confluent_kafka",
+    "msgspec.msgpack", "redis", "redis.asyncio.connection", "hiredis", "crc32c",
+    "confluent_kafka", "confluent_kafka.admin",     # the latter is imported by the first list_topics()
     "kafka", "kafka.admin", "kafka.consumer.group", "kafka.producer.kafka",
     "kafka.coordinator.assignors.cooperative_sticky",
     # what they and the workers import late, at their first connection or call:
@@ -23,8 +24,9 @@ LIBRARIES = (
 OWN = (
     "yadtq.codec", "yadtq.config_load", "yadtq.heartbeat", "yadtq.log", "yadtq.result_backend", "yadtq.task",
     "yadtq.transport", "yadtq.transport.kafka_python", "yadtq.transport.librdkafka",
-    "yadtqd.consumer", "yadtqd.isolator", "yadtqd.janitor", "yadtqd.membership", "yadtqd.processor",
-    "yadtqd.registry", "yadtqd.worker",
+    "yadtqd.bookkeeper", "yadtqd.consumer", "yadtqd.dead_letters", "yadtqd.isolated_call", "yadtqd.isolator",
+    "yadtqd.janitor", "yadtqd.membership", "yadtqd.processor", "yadtqd.registry", "yadtqd.result_writer",
+    "yadtqd.worker",
 )
 
 

@@ -53,7 +53,7 @@ def workers_table(workers: list[dict[str, Any]]) -> RenderableType:
         task = f"{w['task']} {w['task_id']}{since}" if w["task"] else ""
         if w["state"] == "BACKOFF" and w["next_start_in_s"] is not None:
             task = f"starts again in {duration(w['next_start_in_s'])}"
-        table.add_row(w["name"], state(w["state"]), number(w["pid"], ""), ranges(w["partitions"]), age(w["beat_age_s"]),
+        table.add_row(w["name"], state(w["state"]), plain(w["pid"]), ranges(w["partitions"]), age(w["beat_age_s"]),
                       number(w["done"]), number(w["failed"]), number(w["lag"]), number(w["restarts"]),
                       memory(w["rss_bytes"]), task)
     return table
@@ -73,7 +73,7 @@ def roles_table(roles: list[dict[str, Any]]) -> RenderableType:
     """One line per process that is no worker."""
     table = _table("role", "state", "pid", "beat", "restarts", "memory", "note")
     for r in roles:
-        table.add_row(r["name"], state(r["state"]), number(r["pid"], ""), age(r["beat_age_s"]), number(r["restarts"]),
+        table.add_row(r["name"], state(r["state"]), plain(r["pid"]), age(r["beat_age_s"]), number(r["restarts"]),
                       memory(r["rss_bytes"]), r["note"] or "")
     return table
 
@@ -111,6 +111,11 @@ def state(name: str) -> Text:
 def number(value: int | None, absent: str = "0") -> str:
     """A count with its thousands apart."""
     return absent if value is None else f"{value:,}"
+
+
+def plain(value: int | None) -> str:
+    """A number that counts nothing, such as a pid."""
+    return "" if value is None else str(value)
 
 
 def memory(size: int | None) -> str:
