@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from local_servers import Server
+from local_servers import Server, ServerError
 
 
 class Daemon(Server):
@@ -37,7 +37,10 @@ class Daemon(Server):
         return self.control_socket
 
     def answers(self) -> bool:
-        """Every owned partition has a running worker, and there is one."""
+        """Every owned partition has a running worker, and there is one.
+
+        ServerError when the daemon has given up on a child: it would try again in a while, but who waits wants to know.
+        """
         from yadtq.errors import ControlError
         from yadtqd.control_client import ControlClient
 
@@ -46,6 +49,8 @@ class Daemon(Server):
                 seen = control.call("status")
         except ControlError:
             return False
+        if given_up := [child["name"] for child in seen["workers"] + seen["roles"] if child["state"] == "FATAL"]:
+            raise ServerError(f"yadtqd can't keep {', '.join(given_up)} running\n{self.tail()}")
         running = {worker["name"] for worker in seen["workers"] if worker["state"] == "RUNNING"}
         owned = [partition for partition in seen["partitions"] if partition["owned"]]
         return bool(owned) and all(partition["worker"] in running for partition in owned)
