@@ -128,7 +128,7 @@ class MemoryWorker:
         args, kwargs = decode(message.args), decode(message.kwargs) if message.kwargs else {}
         try:
             value = _call(task_type, args, kwargs)
-        except BaseException as raised:                 # noqa: BLE001 - the application's own: its task ends with it
+        except BaseException as raised:               # the application's own: its task ends with it
             if self._thread is None and not isinstance(raised, (Exception, SystemExit)):
                 raise                                   # inline: Ctrl-C, or a test framework's verdict
             return self._failure(task_type, message, raised, args, kwargs)

@@ -1,0 +1,185 @@
+"""`yadtq status`, `tasks`, `cancel` and `clear`: looking at tasks, and taking them back."""
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Any
+
+import click
+
+from yadtq.cli import exits
+from yadtq.cli.context import Context, command, error_fields
+from yadtq.cli.values import iso, moment, when
+from yadtq.errors import YADTQError
+from yadtq.task import TaskRecord, TaskStatus
+
+COLOURS = {TaskStatus.SUCCESS: "green", TaskStatus.FAILED: "red", TaskStatus.CANCELLED: "magenta",
+           TaskStatus.PROCESSING: "cyan", TaskStatus.RETRYING: "yellow"}
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@command
+def status(context: Context, /, ids: tuple[str, ...]) -> int:
+    """Show where tasks stand, without waiting.
+
+    \b
+    Example:
+      yadtq status 0198c5d2-9f6a-7b3c-8d4e-5f6071829304
+    """
+    found: list[TaskRecord] = []
+    shown: list[dict[str, Any]] = []
+    missing = 0
+    for task_id in ids:
+        try:
+            record = context.client.get_task(task_id)
+        except YADTQError as error:
+            if exits.status_for(error) != exits.NOT_FOUND:
+                raise
+            missing += 1
+            shown.append({"id": task_id, "status": None, "error": error_fields(error)})
+            if not context.json:
+                click.echo(f"yadtq: {error}", err=True)
+        else:
+            found.append(record)
+            shown.append(record_fields(record))
+    if context.json:
+        context.print_json(shown[0] if len(ids) == 1 else shown)
+    elif len(ids) == 1 and found:
+        _print_one(context, found[0])
+    elif found:
+        _print_table(context, found)
+    return exits.NOT_FOUND if missing else exits.OK
+
+
+@click.command()
+@click.option("--status", "statuses", multiple=True, type=click.Choice([one.value for one in TaskStatus],
+                                                                       case_sensitive=False), help="Only these.")
+@click.option("--task", "names", multiple=True, help="Only these task types.")
+@click.option("--since", metavar="WHEN", help="Submitted since: 15m, 2h, 1d (ago), a Unix time, or 2026-01-31T12:00.")
+@click.option("--until", metavar="WHEN", help="Submitted until.")
+@click.option("--oldest-first", is_flag=True, help="The oldest first, not the newest.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@click.option("--count", is_flag=True, help="Only how many there are in each state (all tasks).")
+@command
+def tasks(context: Context, /, statuses: tuple[str, ...], names: tuple[str, ...], since: str | None, until: str | None,
+          oldest_first: bool, limit: int, count: bool) -> None:
+    """List tasks, the newest first.
+
+    \b
+    Examples:
+      yadtq tasks --status FAILED --since 1h
+      yadtq tasks --count
+    """
+    if count:
+        counts = context.client.count_tasks()
+        if context.json:
+            context.print_json({one.value: number for one, number in counts.items()})
+            return
+        for one, number in counts.items():
+            click.echo(f"{one.value:<10} {number:>10,}")
+        return
+    now_s = time.time()
+    wanted = [TaskStatus(one.upper()) for one in statuses] or list(TaskStatus)
+    records = list(islice(context.client.get_tasks_by_status(
+        wanted, task=list(names) or None, since=moment(since, now_s), until=moment(until, now_s),
+        newest_first=not oldest_first, page_size=min(limit, 1000)), limit))
+    if context.json:
+        context.print_json([record_fields(record) for record in records])
+    elif records:
+        _print_table(context, records)
+    else:
+        click.echo("no tasks")
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@command
+def cancel(context: Context, /, ids: tuple[str, ...]) -> None:
+    """Cancel tasks. CONFIRMED: it will not start; ASKED: a worker has it and decides; ENDED: it had ended.
+
+    \b
+    Example:
+      yadtq cancel 0198c5d2-9f6a-7b3c-8d4e-5f6071829304
+    """
+    answers = {task_id: context.client.cancel_task(task_id) for task_id in ids}
+    if context.json:
+        context.print_json([{"id": task_id, "answer": answer.value} for task_id, answer in answers.items()])
+    else:
+        for task_id, answer in answers.items():
+            click.echo(f"{task_id}  {answer.value}")
+
+
+@click.command()
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@command
+def clear(context: Context, /, yes: bool) -> int:
+    """Clear everything: all tasks in Redis and the backlog in Kafka. Asks first.
+
+    \b
+    Example:
+      yadtq clear --yes
+    """
+    if not yes:
+        settings = context.settings
+        what = (f"all tasks of the topic {settings.kafka_task_topic} at {', '.join(settings.bootstrap)}, and all "
+                f"records at {settings.redis_host}:{settings.redis_port}")
+        if not _confirmed(f"Clear {what}?"):
+            click.echo("nothing was cleared", err=True)
+            return exits.REFUSED
+    cleared = context.client.clear_all_tasks()
+    if context.json:
+        context.print_json({"cleared": cleared})
+    else:
+        click.echo(f"{cleared:,} tasks cleared")
+    return exits.OK
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:                                 # Ctrl-C, or nobody there to answer
+        click.echo(err=True)
+        return False
+
+
+def record_fields(record: TaskRecord) -> dict[str, Any]:
+    """A record for machines."""
+    return {
+        "id": record.id, "task": record.task, "status": record.status.value, "attempt": record.attempt,
+        "partition": record.partition, "worker": record.worker or None, "submitted": iso(record.submitted_ms),
+        "started": iso(record.started_ms), "ended": iso(record.ended_ms), "has_result": record.has_result,
+        "error": None if record.error is None else {"code": record.error.code, "message": record.error.message,
+                                                    "type": record.error.error_type}}
+
+
+def _print_one(context: Context, record: TaskRecord) -> None:
+    from rich.markup import escape
+    rows = [("id", record.id), ("task", record.task), ("status", _coloured(record.status)),
+            ("attempt", str(record.attempt + 1)), ("partition", str(record.partition)),
+            ("worker", escape(record.worker)), ("submitted", when(record.submitted_ms)),
+            ("started", when(record.started_ms)), ("ended", when(record.ended_ms))]
+    if record.started_ms and record.ended_ms:
+        rows.append(("took", f"{(record.ended_ms - record.started_ms) / 1000:.3f} s"))
+    if record.error is not None:
+        rows.append(("error", escape(f"{record.error.code}: {record.error.message}")))
+    for name, text in rows:
+        if text:
+            context.console.print(f"[bold]{name:<10}[/bold] {text}", soft_wrap=True)
+
+
+def _print_table(context: Context, records: list[TaskRecord]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+    table = Table("id", "task", "status", "submitted", "ended", "worker", "error", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for record in records:
+        error = "" if record.error is None else f"{record.error.code}: {record.error.message.splitlines()[0][:60]}"
+        table.add_row(record.id, record.task, _coloured(record.status), when(record.submitted_ms),
+                      when(record.ended_ms), escape(record.worker), escape(error))
+    context.console.print(table)
+
+
+def _coloured(status: TaskStatus) -> str:
+    colour = COLOURS.get(status)
+    return f"[{colour}]{status.value}[/{colour}]" if colour else status.value
