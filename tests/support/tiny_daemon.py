@@ -123,8 +123,8 @@ class Tiny:
         signal.signal(signal.SIGUSR1, lambda *_: soft.append(ctx.slot.soft_for))
         ctx.slot.state = WorkerState.RUNNING
         now = time.monotonic_ns()
-        ctx.slot.begin(7, "the-long-task", "endless", ctx.partitions[0], 77, now, now + 1, now + int(float(argument) * 1e9),
-                       attempt=2)
+        hard = now + int(float(argument) * 1e9)
+        ctx.slot.begin(7, "the-long-task", "endless", ctx.partitions[0], 77, now, now + 1, hard, attempt=2)
         while True:
             ctx.slot.beat(time.monotonic_ns())
             if soft:
