@@ -56,7 +56,8 @@ def reachable_records() -> list[Record | None]:
             done = claimed._replace(w="h/w9", t1=510, t2=520, o=7, u=())
             found += [done._replace(s="OK", shown="OK", r=b"\x05"), done._replace(s="KO", shown="KO", f=b"why"),
                       done._replace(s="OK", shown="Z", k="", w="")]
-        found += [waiting._replace(s="CX", shown="CX", t2=520, u=()), waiting._replace(s="CX", shown="CX", t2=520, o=3, u=())]
+        cancelled = waiting._replace(s="CX", shown="CX", t2=520, u=())
+        found += [cancelled, cancelled._replace(o=3)]
     found += [Record("X", x=True, g=g, t0=500, shown="X") for g in (0, 1)]
     return found
 
@@ -95,7 +96,7 @@ def compare(connection: redis.Redis, gen: int, fence: int, cases: Sequence[Case]
         assert listed == ({index_key(task_id, live)} if live is not None else set()), (gen, fence, case)
 
 
-def messages(record: Record | None) -> Iterator[Message]:
+def messages() -> Iterator[Message]:
     for n, g, replay, expired in itertools.product((0, 1, 2), (0, 1), (0, 1), (False, True)):
         yield Message(n, g, "addition", 500, replay, expired, 7)
 
@@ -105,7 +106,7 @@ SITUATIONS = list(itertools.product((0, 1), (1, 2, 3)))             # clear numb
 
 @pytest.mark.parametrize(("gen", "fence"), SITUATIONS)
 def test_claim(connection: redis.Redis, backend: ResultBackend, gen: int, fence: int) -> None:
-    cases = [(record, m) for record in reachable_records() for m in messages(record)]
+    cases = [(record, m) for record in reachable_records() for m in messages()]
 
     def act(ids: list[str], inputs: list[Message]) -> list[str]:
         entries = [ClaimEntry(i, m.n, m.g, m.k, m.t0, 10 if m.expired else None, m.replay, m.o)
@@ -121,7 +122,8 @@ def test_claim(connection: redis.Redis, backend: ResultBackend, gen: int, fence:
         return ["SUSPECT" if claim.suspect else claim.answer for claim in answers]
 
     error = expired_error()
-    compare(connection, gen, fence, cases, act, lambda shard, case: model.claim(shard, case[0], ME, case[1], 2000, error))
+    compare(connection, gen, fence, cases, act,
+            lambda shard, case: model.claim(shard, case[0], ME, case[1], 2000, error))
 
 
 @pytest.mark.parametrize(("gen", "fence"), SITUATIONS)
@@ -129,7 +131,8 @@ def test_finish(connection: redis.Redis, backend: ResultBackend, gen: int, fence
     ends = [End("OK", r=b"\x2a"), End("KO", f=b"error"), End("R", f=b"soon", due=4000)]
     if fence == 1:
         ends += [End("OK", r=b"x" * 5000), End("CX")]
-    cases = [(record, (m, end)) for record in reachable_records() for m in messages(record) if not m.expired for end in ends]
+    inputs_of_all = list(itertools.product((m for m in messages() if not m.expired), ends))
+    cases = [(record, inputs) for record in reachable_records() for inputs in inputs_of_all]
 
     def act(ids: list[str], inputs: list[tuple[Message, End]]) -> list[str]:
         entries = [FinishEntry(i, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f, m.replay,
@@ -243,14 +246,16 @@ def expired_error() -> bytes:
     return encode_error(TaskError(TaskExpired.code, TaskExpired().message))
 
 
-# ---- sequences ------------------------------------------------------------------------------------------------------
+# ---- sequences -------------------------------------------------------------------------------------------------------
 TASKS = [f"task-{number}" for number in range(4)]
 ANY_TASK, ANY_TOKEN = st.sampled_from(TASKS), st.builds(Token, st.integers(0, 1), st.integers(1, 3))
 A_MESSAGE = st.builds(Message, n=st.integers(0, 2), g=st.integers(0, 1), k=st.just("addition"), t0=st.just(1000),
                       replay=st.integers(0, 1), expired=st.booleans(), o=st.integers(0, 9))
-AN_END = st.sampled_from([End("OK", r=b"\x07"), End("OK", r=b"y" * 4097), End("KO", f=b"no"), End("CX"), End("R", f=b"again")])
+AN_END = st.sampled_from([End("OK", r=b"\x07"), End("OK", r=b"y" * 4097), End("KO", f=b"no"), End("CX"),
+                          End("R", f=b"again")])
+SUBMISSIONS = st.lists(st.tuples(ANY_TASK, st.integers(0, 1)), max_size=3, unique_by=lambda one: one[0])
 STEP = st.one_of(
-    st.tuples(st.just("submit"), st.lists(st.tuples(ANY_TASK, st.integers(0, 1)), max_size=3, unique_by=lambda one: one[0])),
+    st.tuples(st.just("submit"), SUBMISSIONS),
     st.tuples(st.just("claim"), ANY_TOKEN, st.lists(st.tuples(ANY_TASK, A_MESSAGE), max_size=4)),
     st.tuples(st.just("started"), ANY_TOKEN, ANY_TASK, st.integers(0, 2)),
     st.tuples(st.just("finish"), ANY_TOKEN, st.lists(st.tuples(ANY_TASK, A_MESSAGE, AN_END), max_size=4)),
@@ -284,7 +289,8 @@ class Run:
     def submit(self, entries: list[tuple[str, int]]) -> None:
         now = int(time.time() * 1000)
         got = self.backend.submit([SubmitEntry(task, "addition", g, now, 0) for task, g in entries])
-        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0)) for t, g in entries]
+        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0))
+                       for t, g in entries]
 
     def claim(self, token: Token, entries: list[tuple[str, Message]]) -> None:
         got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o)
@@ -295,15 +301,19 @@ class Run:
 
     def started(self, token: Token, task: str, n: int) -> None:
         got = self.backend.started(*token, [(task, n, 1500)], "host/w1")
-        assert got == [self.apply(task, model.started(self.shards[task], self.records[task], token, n, 1500, "host/w1"))]
+        outcome = model.started(self.shards[task], self.records[task], token, n, 1500, "host/w1")
+        assert got == [self.apply(task, outcome)]
 
     def finish(self, token: Token, entries: list[tuple[str, Message, End]]) -> None:
-        got = self.backend.finish(*token, [FinishEntry(t, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f,
-                                                       m.replay) for t, m, end in entries], "host/w1")
-        assert got == [self.apply(t, model.finish(self.shards[t], self.records[t], token, m, end)) for t, m, end in entries]
+        got = self.backend.finish(*token, [
+            FinishEntry(t, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f, m.replay)
+            for t, m, end in entries], "host/w1")
+        assert got == [self.apply(t, model.finish(self.shards[t], self.records[t], token, m, end))
+                       for t, m, end in entries]
 
     def cancel(self, task: str) -> None:
-        assert self.backend.cancel([task]) == [self.apply(task, model.cancel(self.shards[task], self.records[task], CLOCK))]
+        outcome = model.cancel(self.shards[task], self.records[task], CLOCK)
+        assert self.backend.cancel([task]) == [self.apply(task, outcome)]
 
     def watch(self, task: str, client: str) -> None:
         answer = self.apply(task, model.watch(self.shards[task], self.records[task], client))

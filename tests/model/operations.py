@@ -98,7 +98,8 @@ class End(NamedTuple):
 Outcome = tuple[Record | None, str]
 
 
-def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, due: int = -1, *, late: bool = False) -> Outcome:
+def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, due: int = -1, *,
+           late: bool = False) -> Outcome:
     """DONE; CLEARED: to be stamped anew; LATE: too old to create a record."""
     if g < shard.gen:
         return old, "CLEARED"
@@ -136,19 +137,21 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
         return old, "SETTLE" if record.s == "R" and record.a == m.n + 1 else "SKIP"
     if record.x:
         named = record if record.s != "X" else record._replace(k=m.k, t0=m.t0)
-        return named._replace(s="CX", a=m.n, shown="CX", p=token.p, e=record.e if record.s == "P" else None, t2=now, o=m.o,
-                              r=b"", f=b"", u=()), "SETTLE"
+        return named._replace(s="CX", a=m.n, shown="CX", p=token.p, e=record.e if record.s == "P" else None, t2=now,
+                              o=m.o, r=b"", f=b"", u=()), "SETTLE"
     if m.expired:
         return _expire(record, token, m, now, error), "SETTLE"
     if record.s == "P" and record.a == m.n and record.p != token.p:
         return old, "SKIP"
     suspect = mine and _epoch(record) < token.e
-    taken = record._replace(s="P", a=m.n, p=token.p, e=token.e, x=False, g=m.g, shown="P" if record.shown == "P" else "Q")
+    shown = "P" if record.shown == "P" else "Q"
+    taken = record._replace(s="P", a=m.n, p=token.p, e=token.e, x=False, g=m.g, shown=shown)
     return taken, "SUSPECT" if suspect else "RUN"
 
 
 def _expire(record: Record, token: Token, m: Message, now: int, error: bytes) -> Record:
-    return record._replace(s="KO", shown="KO", a=m.n, p=token.p, e=token.e, x=False, t2=now, o=m.o, r=b"", f=error, u=())
+    return record._replace(s="KO", shown="KO", a=m.n, p=token.p, e=token.e, x=False, t2=now, o=m.o, r=b"", f=error,
+                           u=())
 
 
 def _epoch(record: Record) -> int:

@@ -44,9 +44,10 @@ def decode(raw: bytes, apart: bytes | None = None) -> Record:
     k, w, r, f, u = parts
     assert (where == 1) == (apart is not None), "a value key without its mark, or a mark without its value key"
     assert apart is None or not r
+    result = r if apart is None else apart
+    waiters = tuple(u.decode().split(",")) if u else ()
     return Record(NAMES[s], a, p, None if e < 0 else int(e), bool(x), g, k.decode(), int(t0), int(t1), int(t2), int(o),
-                  w.decode(), apart if apart is not None else r, f, tuple(u.decode().split(",")) if u else (), NAMES[shown],
-                  replay, seen, lone, int(due))
+                  w.decode(), result, f, waiters, NAMES[shown], replay, seen, lone, int(due))
 
 
 def prefix(shard: int) -> str:

@@ -30,7 +30,7 @@ MAX_IDLE: Final = 32                # connections kept for reuse
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 # What Redis says while it can't serve, and may again without anybody changing anything.
 PASSING: Final = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "BUSY",
-                  "TRYAGAIN", "MAXCLIENTS", "UNKILLABLE")
+                  "TRYAGAIN", "UNKILLABLE")
 EXPLAINED: Final = {
     "LOADING": "Redis is still loading its data",
     "READONLY": "this Redis is a read-only replica",
@@ -279,7 +279,8 @@ def _text_of(error: Exception) -> str:
     text = str(error)
     for kind, word in ((exceptions.BusyLoadingError, "LOADING"), (exceptions.ReadOnlyError, "READONLY"),
                        (exceptions.OutOfMemoryError, "OOM"), (exceptions.NoPermissionError, "NOPERM"),
-                       (exceptions.MaxConnectionsError, "MAXCLIENTS")):
+                       (exceptions.MasterDownError, "MASTERDOWN"), (exceptions.ClusterDownError, "CLUSTERDOWN"),
+                       (exceptions.TryAgainError, "TRYAGAIN")):
         if isinstance(error, kind) and not text.startswith(word):
             return f"{word} {text}"
     return text

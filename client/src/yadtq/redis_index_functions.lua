@@ -89,7 +89,7 @@ local function drop_cleared(keys, argv)
     for state = Q, Z do
       if left <= 0 then break end
       local key = index_key(b.ns, g, state, k)
-      local ids = size(key) > 0 and call('ZRANGE', key, 0, math.min(left, 1000) - 1) or {}
+      local ids = size(key) > 0 and call('ZRANGE', key, 0, left - 1) or {}
       if #ids > 0 then
         local names, raws = records(b, ids, 1, 1)
         local gone = {}

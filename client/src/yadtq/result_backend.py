@@ -244,8 +244,8 @@ class ResultBackend:
         """Hide everything older, in all shards; `offsets` are the end offsets that were read before."""
         return self.index.raise_clear(offsets, timeout_s=timeout_s)
 
-    def drop_cleared(self, limit: int = 1000, *, timeout_s: float | None = None) -> int:
-        """Delete up to about `limit` hidden records of each shard; call until 0."""
+    def drop_cleared(self, limit: int = 3200, *, timeout_s: float | None = None) -> int:
+        """Delete up to about `limit` hidden records; call until 0."""
         return self.index.drop_cleared(limit, timeout_s=timeout_s)
 
     def pending_clear(self, *, timeout_s: float | None = None) -> PendingClear | None:

@@ -16,7 +16,7 @@ import msgspec
 from yadtq.names import SHARDS
 from yadtq.records import SHOWN_STATES, STATE_NUMBER, STATES
 from yadtq.redis_client import RedisClient
-from yadtq.shard_calls import call
+from yadtq.shard_calls import MAX_TASKS, call
 
 # How long a record outlives the moment at which it was found old and committed: no copy of its message may come later.
 KEEP_MS: Final = 2 * 3_600_000
@@ -128,9 +128,13 @@ class StatusIndex:
         self._redis.run([call("forget_intent", 0, (), (pending.raw,))], timeout_s)
 
     def drop_cleared(self, limit: int, *, timeout_s: float | None = None) -> int:
-        """Delete hidden records, up to `limit` index entries a shard; how many tasks that were. 0: all are gone."""
+        """Delete hidden records, a bounded number a shard (about `limit` in all); how many tasks that were.
+
+        0: all are gone.
+        """
+        share = max(1, min(limit // SHARDS, MAX_TASKS))
         while True:
-            calls = [call("drop_cleared", shard, (limit,)) for shard in range(SHARDS)]
+            calls = [call("drop_cleared", shard, (share,)) for shard in range(SHARDS)]
             replies = self._redis.run(calls, timeout_s)
             dropped = sum(reply[0] for reply in replies)
             if dropped or not any(reply[1] for reply in replies):
@@ -146,7 +150,7 @@ class StatusIndex:
         stay, and so do those of partitions that `committed` doesn't name.
         """
         flat_committed = [number for item in committed.items() for number in item]
-        share = max(1, min(limit // SHARDS, 1000))
+        share = max(1, min(limit // SHARDS, MAX_TASKS))
         calls = []
         for shard in range(SHARDS):
             index, score, last_id = self._walk.get(shard, ("", -1, ""))

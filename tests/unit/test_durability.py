@@ -1,0 +1,135 @@
+"""When what was written to Redis counts as safe: the rule itself, look by look, with a clock of the test's own."""
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yadtq.durability import LOOK_S, SETTLE_S, Durability, Look, look_from, safe_until
+
+GOOD = {"run_id": "one", "aof_enabled": "1", "aof_pending_bio_fsync": "0", "aof_last_write_status": "ok"}
+
+
+class Info:
+    """Answers INFO, counts how often."""
+
+    def __init__(self, **fields: str) -> None:
+        self.fields, self.asked = GOOD | fields, 0
+
+    def __call__(self, _sections: str) -> dict[str, str]:
+        self.asked += 1
+        return self.fields
+
+
+def test_two_seconds_and_a_good_look_make_a_write_safe() -> None:
+    info = Info()
+    durability = Durability("auto", info)
+    durability.durable_before(100.0)
+    durability.note(100.0)
+    assert durability.durable_before(101.9) < 100.0
+    assert durability.durable_before(102.5) >= 100.0
+
+
+@pytest.mark.parametrize("bad", [{"aof_pending_bio_fsync": "1"}, {"aof_last_write_status": "err"}])
+def test_nothing_becomes_safe_while_the_disk_is_behind(bad: dict[str, str]) -> None:
+    info = Info(**bad)
+    durability = Durability("auto", info)
+    durability.note(100.0)
+    assert durability.durable_before(1000.0) < 100.0
+    info.fields = GOOD
+    assert durability.durable_before(1001.0) >= 100.0
+
+
+def test_redis_is_asked_only_now_and_then_and_not_at_all_when_everything_is_safe() -> None:
+    info = Info()
+    durability = Durability("auto", info)
+    durability.note(0.0)
+    for step in range(1000):
+        durability.durable_before(step * 0.001)
+    assert info.asked == 1 + int(1.0 / LOOK_S) - 1
+    durability.durable_before(10.0)
+    asked = info.asked
+    for step in range(100):
+        durability.durable_before(20.0 + step)
+    assert info.asked == asked
+
+
+def test_after_a_restart_nothing_is_safe_until_it_was_written_again() -> None:
+    info = Info()
+    durability = Durability("auto", info)
+    durability.durable_before(0.0)
+    durability.note(10.0)
+    info.fields = GOOD | {"run_id": "two"}
+    assert durability.durable_before(13.0) < 10.0
+    assert durability.restarted
+    assert durability.durable_before(60.0) < 10.0, "time alone proves nothing about what was lost"
+    durability.rewritten()
+    durability.note(61.0)
+    assert durability.durable_before(64.0) >= 61.0
+    assert not durability.restarted
+
+
+def test_what_was_safe_before_a_restart_stays_safe() -> None:
+    info = Info()
+    durability = Durability("auto", info)
+    durability.note(10.0)
+    safe = durability.durable_before(20.0)
+    durability.note(21.0)
+    info.fields = GOOD | {"run_id": "two"}
+    assert durability.durable_before(22.0) == safe
+
+
+def test_off_is_off() -> None:
+    info = Info(aof_enabled="0")
+    durability = Durability("off", info)
+    durability.note(5.0)
+    assert durability.durable_before(5.0) == 5.0
+    assert info.asked == 0
+
+
+def test_auto_without_a_file_warns_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    durability = Durability("auto", Info(aof_enabled="0"))
+    with caplog.at_level(logging.WARNING):
+        for second in range(5):
+            durability.note(float(second))
+            assert durability.durable_before(float(second)) == second
+    assert len(caplog.records) == 1
+
+
+def test_aof_without_a_file_never_commits() -> None:
+    durability = Durability("aof", Info(aof_enabled="0"))
+    durability.note(1.0)
+    assert durability.durable_before(1000.0) < 1.0
+
+
+def test_replica_counts_the_lag_of_the_best_one() -> None:
+    info: Any = GOOD | {"slave0": "ip=1.2.3.4,port=1,state=online,offset=5,lag=1",
+                        "slave1": "ip=1.2.3.5,port=1,state=online,offset=5,lag=7",
+                        "slave2": "ip=1.2.3.6,port=1,state=wait_bgsave,offset=0,lag=0"}
+    assert safe_until("replica", look_from(info, 100.0)) == 100.0 - 1 - SETTLE_S
+    assert safe_until("replica", look_from(GOOD, 100.0)) is None
+
+
+LOOKS = st.tuples(st.floats(0, 2), st.booleans(), st.booleans(), st.sampled_from(["one", "two"]), st.booleans())
+
+
+@given(st.lists(LOOKS))
+def test_no_write_is_ever_called_safe_before_two_quiet_seconds_of_the_same_process(
+        steps: list[tuple[float, bool, bool, str, bool]]) -> None:
+    """Whatever Redis says, what it calls safe was written two seconds before a good look of an unbroken run."""
+    durability, now, good_looks, run = Durability("auto", Info()), 0.0, [], None
+    for passed, pending, ok, run_id, rewritten in steps:
+        now += passed
+        durability.judge(Look(now, run_id, True, pending, ok, None))
+        if run is not None and run_id != run:
+            assert durability.restarted
+        run = run_id
+        if not durability.restarted and ok and not pending:
+            good_looks.append(now)
+        safe = durability._safe
+        assert safe == float("-inf") or any(safe <= look - SETTLE_S for look in good_looks)
+        if rewritten:
+            durability.rewritten()
