@@ -103,7 +103,7 @@ class Bookkeeper(threading.Thread):
         for partition, position in moved.items():
             self._table[partition].watermark = position
         if released:
-            self._consumer.claim_again(released)
+            self._consumer.claim_copies(released)
 
     # ---- PROCESSING -------------------------------------------------------------------------------------------------
     def _show_long_tasks(self) -> None:

@@ -53,6 +53,7 @@ class Consumer(threading.Thread):
         self._partitions: tuple[int, ...] = ()
         self._paused: frozenset[int] = frozenset()
         self._again: deque[Held] = deque()       # from other threads: to be claimed again
+        self._copies: deque[Held] = deque()      # from the bookkeeper
         self._looked = 0.0
         self._stop = threading.Event()
 
@@ -71,6 +72,12 @@ class Consumer(threading.Thread):
     def claim_again(self, batch: Iterable[Held]) -> None:
         """Their records went another way, or Redis may have forgotten them: ask anew and obey."""
         self._again.extend(batch)
+        self._settled.set()
+        self._transport.wake()
+
+    def claim_copies(self, batch: Iterable[Held]) -> None:
+        """The task of which these are copies has ended for good: ask for all of them, and expect to be told so."""
+        self._copies.extend(batch)
         self._settled.set()
         self._transport.wake()
 
@@ -97,6 +104,8 @@ class Consumer(threading.Thread):
     def _round(self) -> None:
         if self._again:
             self._claim(self._ledger.again([self._again.popleft() for _ in range(len(self._again))]))
+        if self._copies:
+            self._claim([self._copies.popleft() for _ in range(len(self._copies))])
         now = time.monotonic()
         if now - self._looked >= LOOK_S:
             self._looked = now
@@ -130,8 +139,8 @@ class Consumer(threading.Thread):
 
     def _begin_anew(self, error: OffsetOutOfRange) -> None:
         """What we were to read is not in the log any more: clear_all_tasks does that, anything else is an alarm."""
-        log.warning("%s; unless clear_all_tasks was called, tasks are lost: partition %d is read from its beginning at %d",
-                    error, error.partition, error.earliest)
+        log.warning("%s; partition %d is read from its beginning at %d: tasks are lost unless they were cleared",
+                    error.message, error.partition, error.earliest)
         self._ledger.skip(error.partition, error.earliest)
         positions = {p: self._ledger.next_offset(p) for p in self._partitions}
         self._transport.assign(self._settings.kafka_task_topic, positions)
@@ -190,6 +199,8 @@ class Consumer(threading.Thread):
             answer = claim.answer
             if answer == "RUN":
                 held.claim_round = round_
+                if held.is_copy and not self._ledger.again([held]):
+                    continue                     # another copy runs: it waits once more
                 if claim.suspect or claim.seen or claim.lone:
                     held.suspect = self._suspicion.falls_on(held.message.id, claim)
                     held.seen, held.lone = claim.seen, claim.lone

@@ -48,12 +48,12 @@ class DeadLetters:
         return len(self._to_publish) + len(self._under_way) + len(self._published)
 
     def make(self, held: Held, task_id: str, code: str, message: str, *, error: bytes = b"",
-             original: bytes = b"") -> bytes:
+             original: bytes | None = None) -> bytes:
         """The letter of a task (or of what is none: `original` is its record's value)."""
         return encode_dead_letter(DeadLetter(
             id=task_id, task=held.message.task, code=code, message=message, partition=held.partition,
             offset=held.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, error=error,
-            original=original or encode_message(held.message)))
+            original=encode_message(held.message) if original is None else original))
 
     def publish(self, batch: Iterable[Held]) -> None:
         """Publish the letter (`follow`) of each, then count it as done."""

@@ -21,7 +21,7 @@ class Held:
     death, so it runs in a process of its own.
     """
 
-    __slots__ = ("claim_round", "end", "follow", "lone", "message", "next_copy", "offset", "partition", "seen",
+    __slots__ = ("claim_round", "end", "follow", "is_copy", "lone", "message", "next_copy", "offset", "partition", "seen",
                  "settled_at", "size", "suspect")
 
     def __init__(self, partition: int, offset: int, message: TaskMessage, size: int) -> None:
@@ -36,4 +36,5 @@ class Held:
         self.suspect = False                          # consumer, from the claim's answer
         self.seen = 0                                 # consumer: crashes counted against it
         self.lone = 0                                 # consumer: lone runs whose end nobody saw
+        self.is_copy = False                          # ledger: it waited for another record of the same id
         self.next_copy: Held | None = None            # ledger: another record of the same id, which waits

@@ -115,7 +115,10 @@ class Ledger:
 
     def sweep(self, durable_before: float) -> tuple[dict[int, int], list[Held]]:
         """What was settled before `durable_before` is safe: returns the position to commit of every partition that
-        moved, and the copies that need no longer wait and are to be claimed."""
+        moved, and the copies that need no longer wait and are to be claimed.
+
+        Should one of them be told to run all the same (Redis was wiped), `again` lets only one do so.
+        """
         released: list[Held] = []
         moved: dict[int, int] = {}
         with self._lock:
@@ -135,9 +138,12 @@ class Ledger:
         follower, held.next_copy = held.next_copy, None
         if follower is None:
             del self._in_hand[held.message.id]
-        else:
-            self._in_hand[held.message.id] = follower
+            return
+        self._in_hand[held.message.id] = follower
+        while follower is not None:                  # all at once: each is answered that the task has ended
+            follower.is_copy = True
             released.append(follower)
+            follower.next_copy, follower = None, follower.next_copy
 
     def reopen(self) -> tuple[list[Held], list[Held]]:
         """Redis was restarted and may have forgotten: everything that was settled and not passed is open again.

@@ -210,6 +210,7 @@ class Worker:
 
     def _end(self) -> int:
         """Stop fetching, let end what runs, record it, wait a moment until it may be committed."""
+        logs.context(task_id="", partition=-1)
         self._consumer.stop()
         self._heartbeat.tell(WorkerState.STOPPING)
         recycled = self._guard.fired

@@ -1,0 +1,109 @@
+"""Task types for the tests: what handlers do to a worker. Each leaves a line in the file that it is given, if any."""
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from yadtq.tasks import task
+
+
+def _note(path: str, word: str) -> None:
+    with open(path, "a") as journal:
+        journal.write(word + "\n")
+
+
+@task("t.note")
+def note(path: str, word: str, for_s: float = 0.0) -> str:
+    _note(path, word)
+    time.sleep(for_s)
+    return word
+
+
+@task("t.sleep")
+def sleep(for_s: float) -> str:
+    time.sleep(for_s)
+    return "slept"
+
+
+@task("t.swallow")
+def swallow() -> str:
+    """Catches everything, its soft time-out too."""
+    try:
+        time.sleep(30)
+    except BaseException:
+        return "swallowed"
+    return "slept"
+
+
+@task("t.async_sleep")
+async def async_sleep(for_s: float) -> str:
+    await asyncio.sleep(for_s)
+    return "slept"
+
+
+@task("t.exit")
+def leave(how: str) -> None:
+    if how == "sys":
+        sys.exit(3)
+    if how == "interrupt":
+        raise KeyboardInterrupt
+    os._exit(7)
+
+
+@task("t.crash")
+def crash(path: str) -> None:
+    _note(path, f"crash {os.getpid()}")
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(5)
+
+
+@task("t.isolated_pid", isolated=True)
+def isolated_pid(payload: bytes = b"") -> dict[str, Any]:
+    return {"pid": os.getpid(), "threads": threading.active_count(), "payload": payload, "session": os.getsid(0)}
+
+
+@task("t.isolated_sleep", isolated=True)
+def isolated_sleep(for_s: float) -> str:
+    time.sleep(for_s)
+    return "slept"
+
+
+@task("t.isolated_crash", isolated=True)
+def isolated_crash(path: str) -> None:
+    _note(path, "crash")
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(5)
+
+
+@task("t.isolated_hog", isolated=True, memory_limit=200_000_000)
+def isolated_hog() -> int:
+    return len(bytearray(10**9))
+
+
+@task("t.isolated_stuck", isolated=True, timeout_s=0.3, grace_s=0.3)
+def isolated_stuck() -> None:
+    while True:
+        try:
+            time.sleep(30)
+        except BaseException:
+            continue
+
+
+@task("t.unencodable")
+def unencodable() -> object:
+    return object()
+
+
+@task("t.large")
+def large(size: int) -> bytes:
+    return bytes(size)
+
+
+@task("t.raise")
+def fail(text: str) -> None:
+    raise ValueError(text)
