@@ -19,7 +19,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "addition": lambda *operands: sum(operands),
     "echo": lambda value: value,
     "fail": lambda text: (_ for _ in ()).throw(ValueError(text)),
-    "sleep": lambda seconds: time.sleep(seconds),
+    "sleep": time.sleep,
 }
 
 
@@ -68,7 +68,8 @@ class PlayedWorker:
     def _work(self, backend: ResultBackend, partition: int, found: list[Any]) -> None:
         now_ms = int(time.time() * 1000)
         claims = backend.claim(partition, self._epoch, [
-            ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, r.offset) for r, m in found], now_ms)
+            ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, r.offset)
+            for r, m in found], now_ms)
         ends = []
         for (record, m), claim in zip(found, claims, strict=True):
             if claim.answer != "RUN":

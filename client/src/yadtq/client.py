@@ -360,6 +360,7 @@ class YADTQClient:
                 if one.message.id in unknown:
                     self._partitioner.keep(one.message.id, one.partition)
             raise
+        self._partitioner.settled(one.message.id for one in prepared)
 
 
 def _refusal(refused: Mapping[int, Exception], count: int, what: str) -> str:

@@ -19,7 +19,7 @@ import msgspec
 
 from yadtq.codec import decode, encode
 from yadtq.config import Settings
-from yadtq.errors import ArgumentNotEncodable, ResultNotEncodable, TaskNotRegistered, YADTQError
+from yadtq.errors import ArgumentNotEncodable, OffsetOutOfRange, ResultNotEncodable, TaskNotRegistered, YADTQError
 from yadtq.heartbeat import Heartbeat, encode_heartbeat
 from yadtq.memory_backend import MemoryBackend
 from yadtq.records import ClaimEntry, FinishEntry
@@ -42,7 +42,8 @@ class MemoryWorker:
         admin = MemoryAdmin(settings)
         partitions = admin.ensure_topics()
         self._consumer, self._producer = MemoryConsumer(settings), MemoryProducer(settings)
-        self._consumer.assign(settings.kafka_task_topic, dict.fromkeys(range(partitions), 0))
+        self._next = dict.fromkeys(range(partitions), 0)    # per partition: the offset that is read next
+        self._consumer.assign(settings.kafka_task_topic, self._next)
         self._running = threading.Event()           # cleared: paused
         self._running.set()
         self._stopping = threading.Event()
@@ -73,13 +74,15 @@ class MemoryWorker:
         """Run what is there, in this thread, until nothing is (what the tasks submit included)."""
         with self._turn:
             while self._running.is_set():
-                records = self._consumer.poll(1, 0)
-                if not records:
+                record = self._poll(0)
+                if record is None:
                     return
-                self._work(records[0])
+                self._work(record)
 
     def close(self) -> None:
-        """Stop after the task that runs."""
+        """Stop after the task that runs. Idempotent."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._running.set()
         self._consumer.wake()
@@ -93,9 +96,22 @@ class MemoryWorker:
         while not self._stopping.is_set():
             self._running.wait()
             with self._turn:
-                records = self._consumer.poll(1, 0.05) if self._running.is_set() else []
-                if records and not self._stopping.is_set():
-                    self._work(records[0])
+                record = self._poll(0.05) if self._running.is_set() else None
+                if record is not None and not self._stopping.is_set():
+                    self._work(record)
+
+    def _poll(self, seconds: float) -> Record | None:
+        """The next task. What clear_all_tasks has deleted meanwhile is jumped over."""
+        try:
+            records = self._consumer.poll(1, seconds)
+        except OffsetOutOfRange as jump:
+            self._next[jump.partition] = jump.earliest
+            self._consumer.assign(self._settings.kafka_task_topic, self._next)
+            return self._poll(seconds)
+        for record in records:
+            self._next[record.partition] = record.offset + 1
+            return record
+        return None
 
     # ---- one task ---------------------------------------------------------------------------------------------------
     def _work(self, record: Record) -> None:

@@ -6,6 +6,7 @@ message never changes its partition).
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from zlib import crc32
 
 
@@ -66,6 +67,8 @@ class Partitioner:
             self._kept.pop(next(iter(self._kept)), None)
         self._kept[task_id] = partition
 
-    def settled(self, task_id: str) -> None:
-        """The submission was confirmed after all."""
-        self._kept.pop(task_id, None)
+    def settled(self, ids: Iterable[str]) -> None:
+        """These submissions are confirmed: there is nothing to remember of them."""
+        if self._kept:
+            for task_id in ids:
+                self._kept.pop(task_id, None)

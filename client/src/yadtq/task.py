@@ -25,7 +25,12 @@ __all__ = ["STATES", "TaskError", "TaskMessage", "TaskRecord", "TaskStatus", "de
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands. A string too: `TaskStatus.FAILED == "FAILED"`."""
+    """Where a task stands. A string too.
+
+    Example:
+        >>> TaskStatus.FAILED == "FAILED", TaskStatus.FAILED.ended
+        (True, True)
+    """
 
     SCHEDULED = "SCHEDULED"         # waits for its time
     QUEUED = "QUEUED"               # accepted, waits for a worker (or has been running for a moment only)
@@ -196,7 +201,13 @@ def check_version(data: bytes | memoryview, what: str) -> None:
 
 # ---- the record -----------------------------------------------------------------------------------------------------
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a task: what `get_all_tasks` and `yadtq status` show. Times are Unix times in ms."""
+    """What is known of a task: what `get_all_tasks` and `yadtq status` show. Times are Unix times in ms.
+
+    Example:
+        >>> record = client.get_task(task_id)
+        >>> record.status, record.ended_ms - record.started_ms
+        (<TaskStatus.SUCCESS: 'SUCCESS'>, 12)
+    """
 
     id: str
     task: str

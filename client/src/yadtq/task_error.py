@@ -20,7 +20,12 @@ _CUT = "\n  ... cut ...\n"
 
 
 class TaskError(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Why a task failed, as it is stored. The order of the fields *is* the format."""
+    """Why a task failed, as it is stored. The order of the fields *is* the format.
+
+    Example:
+        >>> client.get_task(task_id).error.code
+        'DIVISION_BY_ZERO'
+    """
 
     code: str
     message: str

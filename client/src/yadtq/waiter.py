@@ -42,6 +42,7 @@ class Waiter:
         self._thread: threading.Thread | None = None
         self._subscribed = threading.Event()
         self._stopping = threading.Event()
+        self._subscription: Subscription | None = None      # the thread's; others only wake it
         self._away_since: float | None = None       # Redis did not answer since then
 
     # ---- the threads that wait --------------------------------------------------------------------------------------
@@ -65,6 +66,7 @@ class Waiter:
             except YADTQError as error:
                 log.debug("watch failed, the waiter's thread repeats it: %s", error)
                 self.table.look_again(ids[start:])
+                self._wake()
                 return
 
     def stop(self, ids: Sequence[str], sink: Sink) -> None:
@@ -72,8 +74,9 @@ class Waiter:
         self.table.discard(ids, sink)
 
     def look_again(self) -> None:
-        """Have everything that is waited for looked at, e.g. after tasks were cleared."""
+        """Have everything that is waited for looked at now."""
         self.table.look_again()
+        self._wake()
 
     def away_s(self) -> float:
         """For how long Redis has not answered the waiter (seconds; 0.0 when it does)."""
@@ -83,10 +86,16 @@ class Waiter:
     def close(self, timeout_s: float) -> None:
         """End the thread; who still waits is told ClientClosed."""
         self._stopping.set()
+        self._wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
         self.table.abandon(ClientClosed("the client was closed while somebody waited for a result"))
+
+    def _wake(self) -> None:
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.wake()
 
     # ---- the waiter's thread ----------------------------------------------------------------------------------------
     def _start(self) -> None:
@@ -104,7 +113,7 @@ class Waiter:
         while not self._stopping.is_set():
             try:
                 if subscription is None:
-                    subscription = self._backend.subscribe(self._client_id)
+                    self._subscription = subscription = self._backend.subscribe(self._client_id)
                     self._subscribed.set()
                     self.table.look_again()
                 self._turn(subscription)
