@@ -120,7 +120,8 @@ def configuration(stack: Stack) -> Iterator[Finding]:
             "print('%s:%d' % (s.redis_host, s.redis_port), s.origin('redis_host'), 'default')")
     asked = _run([str(interpreter), "-W", "ignore", "-c", code, config])
     if asked.returncode:
-        told = [line for line in asked.stderr.splitlines() if not line.startswith((" ", "Traceback"))]
+        told = [line.rpartition("CONFIGURATION_ERROR: ")[2] for line in asked.stderr.splitlines()
+                if not line.startswith((" ", "Traceback"))]
         yield Finding("bad", "the configuration is wrong:\n          " + "\n          ".join(told),
                       "correct what is named there; yadtqd --check-config shows the whole configuration")
         return
@@ -139,7 +140,8 @@ def configuration(stack: Stack) -> Iterator[Finding]:
     if stack.alive("yadtqd"):
         checked = _run([str(VENV / "bin" / "yadtqctl"), "--config", config, "status", "--check"])
         if checked.returncode:
-            yield Finding("bad", f"yadtqd is not well: {_last_line(checked.stderr or checked.stdout)}",
+            said = (checked.stderr.strip() or checked.stdout.strip() or "no message").splitlines()[0]
+            yield Finding("bad", f"yadtqd is not well: {said}",
                           f"look at {stack.folder / 'yadtqd' / 'yadtqd.out'} and at yadtqctl status")
 
 

@@ -96,7 +96,11 @@ digest() { "$PYTHON" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buf
 
 # what the environment was made from: a change of the first line makes it anew, of the second only installs the checkout anew
 venv_inputs() {
-  { echo "$PYTHON $ROOT ${CLIENT_ONLY:-all}"; "$PYTHON" --version; cat requirements/*.txt; } | digest
+  {
+    echo "$ROOT ${CLIENT_ONLY:-all}"
+    "$PYTHON" -c 'import sys; print(sys.base_prefix, sys.version)' # not its path: it has several names
+    cat requirements/*.txt
+  } | digest
   cat pyproject.toml client/pyproject.toml | digest
 }
 
@@ -133,6 +137,10 @@ install_venv() {
   if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" = "${wanted%%$'\n'*}" ] && .venv/bin/python -c '' 2>/dev/null; then
     step 'Installing this checkout into .venv' python "$cure" install_checkout
   else
+    case "$("$PYTHON" packaging/setup/local_stack.py status 2>/dev/null || true)" in *'yadtqd  running'*)
+      fail 'Making the Python environment (.venv) anew, since the locked requirements have changed' \
+        'the yadtqd of this checkout is running from it' "end it with './setup.sh down', then run this again" ;;
+    esac
     mkdir -p "$STATE"
     rm -rf -- "$OLD_VENV"
     [ ! -e .venv ] || mv -- .venv "$OLD_VENV"

@@ -104,7 +104,7 @@ class Stack:
 
 def up(stack: Stack, options: argparse.Namespace) -> None:
     """Start what is not there yet, in order, and return when all of it answers."""
-    wanted = plan(stack.folder, options.config, stack.state.get("told", {}))
+    wanted = plan(stack.folder, options.config)
     if wanted.redis is None:
         _server(stack, Redis, wanted.preferred_redis_port)
     else:
@@ -115,13 +115,13 @@ def up(stack: Stack, options: argparse.Namespace) -> None:
         _reachable("Kafka", wanted.kafka, wanted)
     ports = {name: stack.state.get(name, {}).get("port", 0) for name in ("kafka", "redis")}
     write_config(stack.folder, wanted, ports)
-    told = write_env(stack.root, wanted, ports)
-    changed = told != stack.state.get("told")
-    stack.state["told"] = told
+    exported = write_env(stack.root, wanted, ports)
+    changed = exported != stack.state.get("exported")
+    stack.state["exported"] = exported
     stack.write()
     if options.no_daemon:
         return
-    daemon = Daemon(stack.folder, wanted.control_socket, told["exported"])
+    daemon = Daemon(stack.folder, wanted.control_socket, exported)
     if stack.alive("yadtqd") and changed:
         print("   ...  yadtqd runs with another configuration: it is started anew", flush=True)
         stack.end("yadtqd")

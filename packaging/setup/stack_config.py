@@ -6,14 +6,15 @@ checkout's environment, because the configuration is read by `yadtq.config` itse
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from local_servers import LOOPBACK
 
+MARK = "YADTQ_SETUP_SOURCED"
 LONGEST_SOCKET = 100  # a unix socket's path has 107 bytes
 
 
@@ -31,22 +32,21 @@ class Plan:
     origin: dict[str, str] = field(default_factory=dict)
 
 
-def plan(folder: Path, config: Path | None, told: dict[str, Any]) -> Plan:
+def plan(folder: Path, config: Path | None) -> Plan:
     """Read the user's configuration: `config`, else $YADTQ_CONFIG, and the environment. Never /etc: that is a host's.
 
-    `told` is what the last `up` wrote into `.yadtq/env`: a shell that sourced it names our own servers, no others.
+    A shell that sourced `.yadtq/env` names servers that some `up` started; MARK tells them from the user's own.
     """
     from yadtq.config import Settings
     from yadtq.errors import ConfigurationError
 
-    for name in told.get("own", ()):
-        if os.environ.get(name) == told["exported"][name]:
+    sourced = json.loads(os.environ.pop(MARK, "{}"))
+    for name, value in sourced.get("own", {}).items():
+        if os.environ.get(name) == value:
             del os.environ[name]
-            if name == "YADTQ_CONFIG" and config is None and told["base"]:
-                config = Path(told["base"])
+            if name == "YADTQ_CONFIG" and config is None and sourced["base"] and sourced["folder"] == str(folder):
+                config = Path(sourced["base"])
     base = config or (Path(os.environ["YADTQ_CONFIG"]) if os.environ.get("YADTQ_CONFIG") else None)
-    if base is not None and base.resolve() == (folder / "yadtq.toml").resolve():
-        base = None
     try:
         settings = Settings.load(base or os.devnull)
     except ConfigurationError as error:
@@ -110,11 +110,8 @@ def _in_base(name: str, wanted: Plan) -> bool:
     return wanted.base is not None and name in wanted.named
 
 
-def write_env(root: Path, wanted: Plan, ports: dict[str, int]) -> dict[str, Any]:
-    """`.yadtq/env`, to be sourced by a shell.
-
-    Returns what it exports (without PATH), which of that is about servers of our own, and the user's file.
-    """
+def write_env(root: Path, wanted: Plan, ports: dict[str, int]) -> dict[str, str]:
+    """`.yadtq/env`, to be sourced by a shell; returns what it exports (without PATH)."""
     folder = root / ".yadtq"
     kafka = wanted.kafka or [(LOOPBACK, ports["kafka"])]
     redis = wanted.redis or (LOOPBACK, ports["redis"])
@@ -125,15 +122,17 @@ def write_env(root: Path, wanted: Plan, ports: dict[str, int]) -> dict[str, Any]
         "YADTQ_REDIS_PORT": str(redis[1]),
         "YADTQ_CONTROL_SOCKET": wanted.control_socket,
     }
+    own = {"YADTQ_CONFIG", "YADTQ_CONTROL_SOCKET"}
+    own |= {"YADTQ_KAFKA_SERVERS"} if wanted.kafka is None else set()
+    own |= {"YADTQ_REDIS_HOST", "YADTQ_REDIS_PORT"} if wanted.redis is None else set()
+    exported[MARK] = json.dumps({"folder": str(folder), "base": str(wanted.base) if wanted.base else None,
+                                 "own": {name: exported[name] for name in sorted(own)}})
     lines = ["# Written by ./setup.sh up; `source` it: python, yadtq and yadtqctl then find this checkout's servers."]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     programs = shlex.quote(str(root / ".venv" / "bin"))
     lines.append(f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH={programs}:"$PATH" ;; esac')
     _write(folder / "env", "\n".join(lines) + "\n")
-    own = ["YADTQ_CONFIG", "YADTQ_CONTROL_SOCKET"]
-    own += ["YADTQ_KAFKA_SERVERS"] if wanted.kafka is None else []
-    own += ["YADTQ_REDIS_HOST", "YADTQ_REDIS_PORT"] if wanted.redis is None else []
-    return {"exported": exported, "own": own, "base": str(wanted.base) if wanted.base else None}
+    return exported
 
 
 def _toml(value: str) -> str:

@@ -79,6 +79,7 @@ def test_redis_of_its_own_beside_a_named_kafka(run: Run, kafka: KafkaServer, red
 
     # a shell that sourced .yadtq/env names our own Redis: that is no reason to look for it as for somebody else's
     sourced_env = {k: v for k, v in sourced(tmp_path).items() if k.startswith("YADTQ_")}
+    (tmp_path / ".yadtq" / "state.json").unlink()  # nor after a clean
     third = run("up", "--no-daemon", **sourced_env)
     assert third.returncode == 0, third.stderr + third.stdout
     with redis.Redis(port=state(tmp_path)["redis"]["port"]) as connection:

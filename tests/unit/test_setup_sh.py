@@ -5,6 +5,7 @@ Maven that brings wrong jars, interrupted, and without a password for sudo.
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from local_servers import start_time
 from tests.support.services import ROOT
 
 COPIED = ("setup.sh", "packaging", "requirements", "pyproject.toml", "client/pyproject.toml")
@@ -95,6 +97,16 @@ def test_an_index_that_refuses_leaves_the_old_environment(checkout: Path) -> Non
     assert "what to do:" in said.stderr
     assert (checkout / ".venv" / "precious").exists()
     assert not (checkout / ".yadtq" / "venv.before").exists()
+
+
+def test_the_environment_of_a_running_daemon_is_not_replaced(checkout: Path) -> None:
+    (checkout / ".yadtq").mkdir()
+    us = {"pid": os.getpid(), "started": start_time(os.getpid()), "port": 0}
+    (checkout / ".yadtq" / "state.json").write_text(json.dumps({"yadtqd": us}))
+    said = run(checkout)
+    assert said.returncode == 1
+    assert "the yadtqd of this checkout is running from it" in said.stderr
+    assert (checkout / ".venv" / "precious").exists()
 
 
 def test_ctrl_c_leaves_the_old_environment_and_no_process(checkout: Path) -> None:
