@@ -24,7 +24,7 @@ DRAINED = Exit.OK
 
 
 class DaemonExit(IntEnum):
-    """Exit status of the command `yadtqd`; docs/configuration.md shows the table."""
+    """Exit status of the command `yadtqd`; docs/yadtqd.md has the table."""
 
     OK = 0                  # stopped as asked; with --daemon: the daemon is up; with --check-config: it is valid
     FAILED = 1              # an unexpected error, told in the log

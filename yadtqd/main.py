@@ -115,11 +115,18 @@ def exit_status(error: YADTQError) -> DaemonExit:
 def _in_background(settings: Settings, config: str | None, load: Callable[[], Settings]) -> int:
     pid_file = PidFile(settings.pid_file)
     try:
-        log_file = settings.log_file or str(Path(settings.pid_file).with_suffix(".log"))
-        return launch(lambda pipe: _supervise(settings, config, load, pid_file, pipe), log_file, [pid_file.fd])
+        logged = _with_log_file(settings)
+        return launch(lambda pipe: _supervise(logged, config, lambda: _with_log_file(load()), pid_file, pipe),
+                      logged.log_file, [pid_file.fd])
     except ConfigurationError:
         pid_file.remove()
         raise
+
+
+def _with_log_file(settings: Settings) -> Settings:
+    """A daemon has no terminal: it logs to a file beside its pid file when none is configured."""
+    return settings if settings.log_file else settings.replace(
+        log_file=str(Path(settings.pid_file).with_suffix(".log")))
 
 
 def _supervise(settings: Settings, config: str | None, load: Callable[[], Settings], pid_file: PidFile,

@@ -14,7 +14,7 @@ import warnings
 log = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "msgspec.msgpack", "redis", "redis.asyncio.connection", "hiredis", "crc32c",
+    "msgspec.msgpack", "redis", "hiredis", "crc32c",
     "confluent_kafka", "confluent_kafka.admin",     # the latter is imported by the first list_topics()
     "kafka", "kafka.admin", "kafka.consumer.group", "kafka.producer.kafka",
     "kafka.coordinator.assignors.cooperative_sticky",
@@ -23,7 +23,7 @@ LIBRARIES = (
 )
 OWN = (
     "yadtq.codec", "yadtq.config_load", "yadtq.heartbeat", "yadtq.log", "yadtq.result_backend", "yadtq.task",
-    "yadtq.transport", "yadtq.transport.kafka_python", "yadtq.transport.librdkafka",
+    "yadtq.transport", "yadtq.transport.admin", "yadtq.transport.kafka_python", "yadtq.transport.librdkafka",
     "yadtqd.bookkeeper", "yadtqd.consumer", "yadtqd.dead_letters", "yadtqd.isolated_call", "yadtqd.isolator",
     "yadtqd.janitor", "yadtqd.membership", "yadtqd.processor", "yadtqd.registry", "yadtqd.result_writer",
     "yadtqd.worker",

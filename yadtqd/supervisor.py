@@ -143,6 +143,7 @@ class Supervisor:
                 self._fleet.reap(fd, time.monotonic_ns())
             elif fd != self._wakeup.fd:
                 self._serve_control(fd, events)
+        self._next_look_ns = time.monotonic_ns() + TICK_NS      # unless one of the steps wants to look earlier
 
     def _serve_control(self, fd: int, events: int) -> None:
         try:
@@ -168,10 +169,13 @@ class Supervisor:
     def _follow_ownership(self, now_ns: int) -> None:
         if self._phase is Phase.RUN:
             self._ownership.follow(now_ns)
+            if self._ownership.lease_held:
+                self._look_again_at(now_ns + int(self.shared.lease_left_s() * 1e9))
 
     def _watch(self, now_ns: int) -> None:
         deadline_ns = self._watcher.look(now_ns)
-        self._next_look_ns = min(now_ns + TICK_NS, deadline_ns or now_ns + TICK_NS)
+        if deadline_ns is not None:
+            self._look_again_at(deadline_ns)
 
     def _keep_limits(self, now_ns: int) -> None:
         for handle in self._fleet:
@@ -313,7 +317,6 @@ class Supervisor:
         self._ownership.give_up()
         for handle in self._fleet.workers():
             self._fleet.stop(handle, limit_s, "the daemon stops", now_ns)
-        self._look_again_at(now_ns)
 
     def reload(self) -> None:
         """Read the configuration again and restart all children one by one; a bad one is logged and changes nothing."""
@@ -336,7 +339,7 @@ class Supervisor:
         log.info("the configuration was read again; all children are restarted one by one")
 
     def _take(self, settings: Settings) -> None:
-        if self._apply_logging and settings.log_level != self.settings.log_level:
+        if self._apply_logging:
             self._apply_logging(settings)
         self.settings = self._fleet.settings = self._ownership.settings = settings
         self._fleet.policy = RestartPolicy(settings.max_worker_retries, settings.retry_window_s, settings.cool_down_s)

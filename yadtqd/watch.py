@@ -19,6 +19,8 @@ from yadtqd.worker_state import WorkerState
 log = logging.getLogger(__name__)
 
 DUMP_NS = 100_000_000           # for faulthandler to write the stacks of a busy process
+START_LOOK_NS = 20_000_000      # a starting child is looked at so often, to see that it runs,
+START_LOOKS_NS = 2_000_000_000  # for so long; one that waits for Kafka can wait for a tick as well
 GAP_NS = 2_000_000_000          # the supervisor itself did not run for so long: the machine was frozen or starved
 GRACE_NS = 2_000_000_000        # after that, children get so long to beat again before they are judged
 
@@ -55,6 +57,8 @@ class Watcher:
         if now_ns < self._judge_from_ns or handle.killed_for:
             return None
         self._act(handle, view, judge(view, handle.state, handle.progress, self.limits, now_ns), now_ns)
+        if handle.state is WorkerState.STARTING and now_ns - handle.started_ns < START_LOOKS_NS:
+            return now_ns + START_LOOK_NS
         return handle.doom.kill_at_ns if handle.doom else next_deadline_ns(view.task, now_ns)
 
     def _act(self, handle: WorkerHandle, view: SlotView, verdict: Verdict, now_ns: int) -> None:
