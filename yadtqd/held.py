@@ -21,8 +21,8 @@ class Held:
     death, so it runs in a process of its own.
     """
 
-    __slots__ = ("claim_round", "end", "follow", "is_copy", "lone", "message", "next_copy", "offset", "partition", "seen",
-                 "settled_at", "size", "suspect")
+    __slots__ = ("claim_round", "end", "follow", "is_copy", "lone", "message", "next_copy", "offset", "partition",
+                 "seen", "settled_at", "size", "suspect")
 
     def __init__(self, partition: int, offset: int, message: TaskMessage, size: int) -> None:
         self.partition = partition

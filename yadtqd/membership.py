@@ -37,6 +37,7 @@ CALL_S = 0.7                # of one question to Kafka: the beat comes at least 
 RETRY_S = 0.3
 RECOMMIT_S = 3600.0         # committed offsets expire (7 days) though nothing changes
 END_OFFSETS_S = 5.0         # of partitions without a worker, for the lag that people see
+SILENT_TURNS = 10           # of POLL_S
 NEW_PARTITIONS_MS = 30_000  # a topic that was grown is seen after this
 
 
@@ -49,7 +50,7 @@ class Membership:
         self._assignment = Assignment(ctx.shared)
         self._events: deque[tuple[str, list[int]]] = deque()    # from the listener, in the library's thread
         self._stopping = False
-        self._stable_turns = 0
+        self._stable_turns = self._silent_turns = 0
         self._polls = (0, 0)                # CLOCK_BOOTTIME ns at which the last two polls began
         self._join_seen = (0.0, 0)          # which join of the library's we have seen, and when that can have begun
         self._continues = False             # an earlier membership's lease was still certain when we joined
@@ -122,11 +123,14 @@ class Membership:
 
         try:
             return ask(*arguments, **named)
-        except errors.FencedInstanceIdError as error:
-            raise FatalMembership(f"another yadtqd is in the group {self._settings.kafka_group} as "
-                                  f"{self._settings.host_name!r}: give each host its own host_name") from error
+        except errors.FencedInstanceIdError:
+            raise self._fenced() from None
         except errors.KafkaError as error:
             raise from_kafka_python(error) from error
+
+    def _fenced(self) -> FatalMembership:
+        return FatalMembership(f"another yadtqd is in the group {self._settings.kafka_group} as "
+                               f"{self._settings.host_name!r}: give each host its own host_name")
 
     # ---- joining and leaving ----------------------------------------------------------------------------------------
     def _note_events(self) -> None:
@@ -146,6 +150,10 @@ class Membership:
         beat = coordinator.heartbeat
         if not coordinator.stable():
             return
+        # A heartbeat that was fenced only makes the library fall silent, which else lasts no longer than a rejoin.
+        self._silent_turns = 0 if coordinator._heartbeat_enabled else self._silent_turns + 1
+        if self._silent_turns >= SILENT_TURNS:
+            raise self._fenced()
         self._stable_turns += 1
         if self._stable_turns == 1:
             self._continues = self._shared.lease_left_s() > 0
