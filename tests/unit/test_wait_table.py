@@ -83,7 +83,7 @@ def test_after_a_reconnect_everything_is_due_at_once_in_bounded_portions(table):
 def test_an_unknown_task_is_told_at_once(table):
     told = Told()
     table.add(["a"], told, 0.0)
-    table.missing("a", 0.0, backend_lost=False)
+    table.missing("a", 0.0)
     assert isinstance(told.outcomes[0][1].lost, TaskNotFound)
 
 
@@ -91,7 +91,7 @@ def test_a_lost_store_is_told_as_such(table):
     told = Told()
     table.add(["a"], told, 0.0)
     table.present("a")
-    table.missing("a", 1.0, backend_lost=True)
+    table.missing("a", 1.0, BackendLost("gone"))
     assert isinstance(told.outcomes[0][1].lost, BackendLost)
 
 
@@ -99,15 +99,15 @@ def test_a_record_that_vanishes_gets_a_grace_period_in_which_it_is_looked_at_mor
     told = Told()
     table.add(["a"], told, 0.0)
     table.present("a")
-    table.missing("a", 10.0, backend_lost=False)
+    table.missing("a", 10.0)
     assert told.outcomes == []
     assert table.next_due(10.0, 60.0) == pytest.approx(1.0)
     assert table.due(11.0, 10) == ["a"]
     table.present("a")                                  # its worker wrote it anew
-    table.missing("a", 30.0, backend_lost=False)
-    table.missing("a", 37.9, backend_lost=False)
+    table.missing("a", 30.0)
+    table.missing("a", 37.9)
     assert told.outcomes == []
-    table.missing("a", 38.0, backend_lost=False)
+    table.missing("a", 38.0)
     assert isinstance(told.outcomes[0][1].lost, TaskNotFound)
 
 

@@ -35,6 +35,7 @@ def clear_all_tasks(connections: Connections, clear_numbers: ClearNumbers) -> in
             cleared = 0
             while dropped := backend.drop_cleared(DROP_BATCH):
                 cleared += dropped
+            connections.waiter.look_again()     # who waits in this process learns it now, elsewhere at the next look
     finally:
         admin.close()
     pending = backend.pending_clear()

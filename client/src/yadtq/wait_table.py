@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from yadtq.errors import BackendLost, TaskNotFound, YADTQError
+from yadtq.errors import YADTQError
+from yadtq.store_watch import unknown
 
 RECHECK_S = 10.0        # a push is lost only with a broken connection, which is noticed anyway: this is the second net
 RETRY_S = 0.25          # after a look that failed because Redis was away
@@ -107,30 +108,26 @@ class WaitTable:
                 if ask_at is not None:
                     self._schedule(task_id, wait, ask_at)
 
-    def missing(self, task_id: str, now: float, *, backend_lost: bool) -> None:
+    def missing(self, task_id: str, now: float, reason: YADTQError | None = None) -> None:
         """Redis has no such record: tells the sinks, or lets the wait go on for a grace period if it was there before.
 
-        Never seen: TaskNotFound. The store was replaced: BackendLost. Seen before: after a Redis restart the last
-        second's writes are gone, but the task itself is in Kafka and will write its end; so ask again for a while.
+        `reason`: known to be gone (the store was replaced, everything was cleared). Never seen: TaskNotFound. Seen
+        before: after a Redis restart the last second's writes are gone, but the task itself is in Kafka and will write
+        its end; so ask again for a while.
         """
         with self._lock:
             wait = self._waits.get(task_id)
             if wait is None:
                 return
-            if wait.seen and not backend_lost:
+            if wait.seen and reason is None:
                 if wait.missing_since is None:
                     wait.missing_since = now
                 if now - wait.missing_since < self._grace_s:
                     self._schedule(task_id, wait, now + min(1.0, self._grace_s / 4))
                     return
-        lost: YADTQError
-        if backend_lost:
-            lost = BackendLost(f"Redis was replaced by an empty one: what it knew of the task {task_id} is gone")
-        elif wait.seen:
-            lost = TaskNotFound(f"the task {task_id} is known no longer: it was cleared, or its record is gone")
-        else:
-            lost = TaskNotFound(f"no task {task_id} is known: it was never submitted, was cleared, or has expired")
-        self.ended(task_id, Outcome(lost=lost))
+        if reason is None:
+            reason = unknown(task_id)
+        self.ended(task_id, Outcome(lost=reason))
 
     def look_again(self, ids: Sequence[str] | None = None) -> None:
         """All ids (after a reconnect: pushes may be lost), or these, are due at once."""

@@ -113,6 +113,7 @@ class Waiter:
         while not self._stopping.is_set():
             try:
                 if subscription is None:
+                    self._store.look()              # so that a later look can tell what has changed
                     self._subscription = subscription = self._backend.subscribe(self._client_id)
                     self._subscribed.set()
                     self.table.look_again()
@@ -159,7 +160,7 @@ class Waiter:
             self._store.look()
             now = self._clock()
             for task_id in missing:
-                self.table.missing(task_id, now, backend_lost=self._store.was_lost(task_id))
+                self.table.missing(task_id, now, self._store.why_missing(task_id))
 
 
 def outcome_of_push(push: Push) -> Outcome:
