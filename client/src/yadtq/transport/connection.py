@@ -8,12 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from yadtq.errors import (
-    ConfigurationError,
     KafkaConnectionError,
     KafkaRefused,
     PayloadTooLarge,
@@ -30,6 +28,7 @@ T = TypeVar("T")
 
 CLIENT_ID = "yadtq"
 DIRECT = "yadtq-direct"  # the kind of our socket in kafka-python's registry
+METADATA_BACKOFF_MS = 20  # between two requests for kafka-python's metadata, needed or not
 RETRY_BACKOFF_MS = 50  # between tries of one request; the libraries' 100 ms would be half the time of a worker's start
 
 
@@ -68,16 +67,6 @@ def _register_closing_socket() -> None:
                 raise
 
 
-def sasl_password(settings: Settings) -> str:
-    """The password, from its file when the settings name one."""
-    if settings.kafka_sasl_password or not settings.kafka_sasl_password_file:
-        return settings.kafka_sasl_password
-    try:
-        return Path(settings.kafka_sasl_password_file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"kafka_sasl_password_file: {error}") from None
-
-
 def kafka_python_config(settings: Settings) -> dict[str, Any]:
     """What kafka-python's producer, consumer and admin client have in common."""
     config: dict[str, Any] = {
@@ -92,7 +81,7 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config |= {"sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
-                   "sasl_plain_password": sasl_password(settings)}
+                   "sasl_plain_password": settings.kafka_sasl_password}
     if settings.kafka_security_protocol.endswith("SSL"):
         config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_keyfile": settings.kafka_ssl_key_file or None,
                    "ssl_certfile": settings.kafka_ssl_cert_file or None}
@@ -112,8 +101,12 @@ def connect_kafka_python(kind: Callable[..., T], settings: Settings, **config: A
     client_class: Any = KafkaNetClient  # untyped
 
     def make(**theirs: Any) -> Any:
-        made.append(client_class(**theirs))
-        return made[-1]
+        client = client_class(**theirs)
+        made.append(client)
+        # Neither reaches the metadata by the options of these names: topics would be created by being asked about, with
+        # a retention that deletes tasks, and a client's first metadata would come 100 ms later than they could.
+        client.cluster.config |= {"allow_auto_create_topics": False, "retry_backoff_ms": METADATA_BACKOFF_MS}
+        return client
 
     try:
         return kind(**kafka_python_config(settings) | {"bootstrap_timeout_ms": settings.kafka_request_timeout_ms,
@@ -146,7 +139,7 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, "sasl.username": settings.kafka_sasl_username,
-                   "sasl.password": sasl_password(settings)}
+                   "sasl.password": settings.kafka_sasl_password}
     if settings.kafka_security_protocol.endswith("SSL"):
         files = {"ssl.ca.location": settings.kafka_ssl_ca_file, "ssl.key.location": settings.kafka_ssl_key_file,
                  "ssl.certificate.location": settings.kafka_ssl_cert_file}

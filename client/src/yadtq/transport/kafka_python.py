@@ -32,7 +32,7 @@ kafka = import_kafka()
 log = logging.getLogger(__name__)
 
 ABORT_S = 2.0  # for the reports of records that are given up
-SLICE_MS = 50  # how long a consumer waits in the library; bounds the delay of `wake`, which it offers no way to pass on
+SLICE_MS = 100  # how long a consumer waits in the library, where nothing can wake it: bounds the delay of `wake`
 FETCH_WAIT_MS = 250  # how long a broker holds a fetch with nothing to read; each one that ends costs 0.5 ms of CPU time
 RECORD_OVERHEAD = 128  # room for headers of batch and record below `kafka_max_message_bytes`
 
@@ -103,7 +103,7 @@ class KafkaPythonProducer(Guarded):
                   on_done: OnManyDone | None = None) -> None:
         """Hand over a batch; see `Producer.send_many`."""
         self._check()
-        self._pending.take(len(items), sum(len(item[1]) for item in items))
+        self._pending.take(len(items), sum([len(item[1]) for item in items]))
         for index, (partition, value, key) in enumerate(items):
             entry = (on_done, index, len(value))
             try:

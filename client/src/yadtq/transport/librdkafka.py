@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1  # how long the delivery thread waits in C for an event; bounds the delay of refused records and of close
-WAKE_S = 0.02  # how long a consumer waits in C; bounds the delay of `wake`, which the library offers no way to pass on
+WAKE_S = 0.02  # how long a consumer waits in C, where nothing can wake it: bounds the delay of `wake`
 PROBE_EVERY_S, PROBE_S = 1.0, 0.1  # while the brokers are away: how often, and for how long, to ask if they are back
 PURGE_S = 2.0  # for the reports of records that are given up
 FETCH_WAIT_MS = 100  # how long a broker holds a fetch with nothing to read: what a resumed partition waits at most
@@ -103,7 +103,7 @@ class LibrdkafkaProducer(Guarded):
                   on_done: OnManyDone | None = None) -> None:
         """Hand over a batch; see `Producer.send_many`."""
         self._check()
-        self._pending.take(len(items), sum(len(item[1]) for item in items))
+        self._pending.take(len(items), sum([len(item[1]) for item in items]))
         done, produce = self._done_many, self._producer.produce
         for index, (partition, value, key) in enumerate(items):
             try:
