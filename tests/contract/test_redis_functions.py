@@ -357,7 +357,7 @@ def test_sequences(connection: redis.Redis, backend: ResultBackend, steps: list[
 def drain(reader: Any, count: int) -> list[tuple[str, str, int]]:
     """Everything that was pushed; waits only for as many as there must be."""
     found: list[tuple[str, str, int]] = []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 1
     while len(found) < count and time.monotonic() < deadline:
         found += [push[:3] for push in reader.get(0.2) or []]
     return sorted(found + [push[:3] for push in reader.get(0.0) or []])

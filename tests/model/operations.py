@@ -119,10 +119,11 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
     if m.g < shard.gen:
         return old, "CLEARED"
     record = shard.live(old)
+    waiters: tuple[str, ...] = ()
     if record is not None and record.replay < m.replay:
-        record = None                                           # a dead letter's new life
+        record, waiters = None, record.u                        # a dead letter's new life
     if record is None:
-        fresh = Record("P", m.n, token.p, token.e, g=m.g, k=m.k, t0=m.t0, replay=m.replay)
+        fresh = Record("P", m.n, token.p, token.e, g=m.g, k=m.k, t0=m.t0, u=waiters, replay=m.replay)
         return (_expire(fresh, token, m, now, error), "SETTLE") if m.expired else (fresh, "RUN")
     if record.replay > m.replay:
         return old, "SKIP"
@@ -176,14 +177,15 @@ def finish(shard: Shard, old: Record | None, token: Token, m: Message, end: End)
     if m.g < shard.gen:
         return old, "CLEARED"
     record = shard.live(old)
+    waiters: tuple[str, ...] = ()
     if record is not None and record.replay < m.replay:
-        record = None
+        record, waiters = None, record.u
     if record is not None:
         if record.ended or m.n < record.a or record.replay > m.replay:
             return old, "LATE"
         if record.s == "P" and record.a == m.n and record.p == token.p and _epoch(record) > token.e:
             return old, "STALE"
-    base = record or Record("Q", replay=m.replay)
+    base = record or Record("Q", u=waiters, replay=m.replay)
     known = record is not None and record.s != "X"
     base = base._replace(k=base.k if known else m.k, t0=base.t0 if known else m.t0, g=m.g, p=token.p, x=False, w=end.w,
                          t1=end.t1, f=end.f)

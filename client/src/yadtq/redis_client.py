@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from yadtq import names
 from yadtq.errors import BackendDamaged, ClientClosed, RedisConnectionError, RedisRefused
+from yadtq.shard_calls import pack
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -41,13 +42,6 @@ EXPLAINED: Final = {
 }
 REFUSED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "Client sent AUTH", "DB index",
                   "AUTH called", "invalid password", "no permissions")
-
-
-def pack(*parts: bytes | str | int) -> bytes:
-    """One command as the bytes that go to Redis."""
-    import hiredis
-
-    return hiredis.pack_command(parts)
 
 
 def library_text() -> str:

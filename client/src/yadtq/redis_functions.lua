@@ -139,8 +139,8 @@ local function tell(b, u, id, state, attempt, r, f)
 end
 
 local function write(b)
+  if #b.del > 0 then call('DEL', unpack(b.del)) end      -- first: a new life may bring a new long result
   if #b.set > 0 then call('MSET', unpack(b.set)) end
-  if #b.del > 0 then call('DEL', unpack(b.del)) end
   for name, list in pairs(b.rem.by_name) do index('ZREM', b.ns .. 'i:' .. name, list) end
   for name, list in pairs(b.add.by_name) do index('ZADD', b.ns .. 'i:' .. name, list) end
   for name in pairs(b.add.types) do index('SADD', b.ns .. 'k', {name}) end
@@ -168,15 +168,15 @@ local function now_ms()
   return t[1] * 1000 + floor(t[2] / 1000)
 end
 
--- the record under `raw` gives way to a new one: leave no value and no index entry behind
+-- the record under `raw` gives way to a new one: leave no value and no index entry behind. -> who waits for it still
 local function displace(b, raw, id, gen)
   local s, shown, _, v, _, _, _, g = control(raw)
-  if not s then return end
+  if not s then return '' end
   if v == 1 then b.del[#b.del + 1] = b.ns .. 'v:' .. id end
-  if g >= gen then
-    local _, k = brief(raw)
-    leave(b, g, shown, k, id)
-  end
+  if g < gen then return '' end
+  local _, k, u = brief(raw)
+  leave(b, g, shown, k, id)
+  return u
 end
 
 -- ---- submit: [now, limit, waiter] id g type t0 partition due -> one letter each: D done, C cleared, L too late -----
@@ -232,8 +232,9 @@ local function claim(keys, argv)
     if g < gen then
       out[j] = 'C'
     else
+      local u = ''
       if s and (rg < gen or life < replay) then           -- cleared, or a dead letter's new life: as good as missing
-        displace(b, raw, id, gen)
+        u = displace(b, raw, id, gen)
         s = nil
       end
       local answer, ends, err = 'R', nil, ''
@@ -242,7 +243,7 @@ local function claim(keys, argv)
           answer, ends, err = 'E', KO, argv[2]
         else
           put(b, names[j], record(P, Q, 0, 0, n, p, e, g, 0, 0, replay, 0,
-                               t0, 0, 0, -1, -1, k, '', '', '', ''))
+                               t0, 0, 0, -1, -1, k, '', '', '', u))
           enter(b, g, Q, k, id, t0)
         end
       elseif life > replay then
@@ -277,7 +278,7 @@ local function claim(keys, argv)
         end
       end
       if ends then                                        -- CANCELLED or expired here and now
-        local t1, w, u, due = 0, '', '', -1
+        local t1, w, due = 0, '', -1
         if s then
           local ot0, ot1, _, _, odue, ok, ow, _, _, ou = rest(raw)
           t1, w, u, due = ot1, ow, ou, odue
@@ -359,7 +360,7 @@ local function finish(keys, argv)
     else
       local u = ''
       if s and (rg < gen or life < replay) then
-        displace(b, raw, id, gen)
+        u = displace(b, raw, id, gen)
         s = nil
       end
       if not s then

@@ -26,8 +26,8 @@ from yadtq.records import (
     TaskRecordRaw,
     parse_record,
 )
-from yadtq.redis_client import RedisClient, pack
-from yadtq.shard_calls import MAX_BYTES, by_shard, call, rounds
+from yadtq.redis_client import RedisClient
+from yadtq.shard_calls import MAX_BYTES, by_shard, call, pack, rounds
 from yadtq.status_index import PendingClear, StatusIndex
 from yadtq.subscription import Subscription
 

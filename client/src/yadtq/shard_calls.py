@@ -4,8 +4,8 @@ Pure: makes bytes and reads replies, never talks to Redis. Used by the result ba
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, cast
 from zlib import crc32
 
 import hiredis
@@ -17,11 +17,17 @@ MAX_TASKS: Final = 200              # a call: it holds Redis for about a millise
 MAX_BYTES: Final = 1 << 20          # of values in a call, unless a single one is larger
 
 _encode = msgspec.msgpack.Encoder().encode
+_pack = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)     # its own annotation is too narrow
+
+
+def pack(*parts: bytes | str | int) -> bytes:
+    """One command as the bytes that go to Redis."""
+    return _pack(parts)
 
 
 def call(function: str, shard: int, flat: Sequence[Any], values: Sequence[bytes] = ()) -> bytes:
     """The packed FCALL of one function on one shard: a flat msgpack array, and values that are bytes."""
-    return hiredis.pack_command(("FCALL", FUNCTION_PREFIX + function, 1, META_KEYS[shard], _encode(flat), *values))
+    return _pack(("FCALL", FUNCTION_PREFIX + function, 1, META_KEYS[shard], _encode(flat), *values))
 
 
 def by_shard(ids: Sequence[str], max_tasks: int = MAX_TASKS) -> Iterator[tuple[int, list[int]]]:

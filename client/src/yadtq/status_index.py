@@ -87,9 +87,9 @@ class StatusIndex:
     # ---- clearing ---------------------------------------------------------------------------------------------------
     def clear_numbers(self, *, timeout_s: float | None = None) -> list[int]:
         """The clear number of each shard."""
-        return [reply[0] for reply in self._numbers(timeout_s)]
+        return [number for number, _ in self._numbers(timeout_s)]
 
-    def _numbers(self, timeout_s: float | None) -> list[list[int | bytes]]:
+    def _numbers(self, timeout_s: float | None) -> list[tuple[int, bytes]]:
         return self._redis.run([call("clear_numbers", shard, ()) for shard in range(SHARDS)], timeout_s)
 
     def raise_clear(self, offsets: dict[int, int] | None, *, timeout_s: float | None = None) -> list[int]:
@@ -111,7 +111,7 @@ class StatusIndex:
         """The clear that was begun and not declared done; completes its raise where that was broken off."""
         replies = self._numbers(timeout_s)
         raw = replies[0][1]
-        if not raw or not isinstance(raw, bytes):
+        if not raw:
             return None
         try:
             numbers, offsets = msgspec.msgpack.decode(raw, type=tuple[list[int], list[tuple[int, int]]])
@@ -119,7 +119,7 @@ class StatusIndex:
             return None
         if len(numbers) != SHARDS:
             return None
-        if any(int(reply[0]) < number for reply, number in zip(replies, numbers, strict=True)):
+        if any(found < number for (found, _), number in zip(replies, numbers, strict=True)):
             self._raise_to(numbers, raw, timeout_s)
         return PendingClear(tuple(numbers), dict(offsets), raw)
 
@@ -136,7 +136,7 @@ class StatusIndex:
         while True:
             calls = [call("drop_cleared", shard, (share,)) for shard in range(SHARDS)]
             replies = self._redis.run(calls, timeout_s)
-            dropped = sum(reply[0] for reply in replies)
+            dropped = sum(int(reply[0]) for reply in replies)
             if dropped or not any(reply[1] for reply in replies):
                 return dropped
 

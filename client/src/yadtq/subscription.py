@@ -15,7 +15,8 @@ import msgspec
 
 from yadtq.names import result_channel
 from yadtq.records import Push
-from yadtq.redis_client import RedisClient, pack
+from yadtq.redis_client import RedisClient
+from yadtq.shard_calls import pack
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -51,7 +52,8 @@ class Subscription:
         Raises RedisConnectionError while Redis is away; the next call tries again.
         """
         if self._connection is None:
-            return self._reconnect(timeout_s)
+            self._reconnect(timeout_s)
+            return None
         deadline = time.monotonic() + timeout_s
         from redis.exceptions import RedisError
 
@@ -59,7 +61,8 @@ class Subscription:
             return self._read(deadline)
         except (RedisError, OSError):
             self._drop()
-            return self._reconnect(deadline - time.monotonic())
+            self._reconnect(deadline - time.monotonic())
+            return None
 
     def wake(self) -> None:
         """Have the `get` of another thread return."""
