@@ -15,9 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def children() -> set[int]:
-    """The pids of all children of this single-threaded process, zombies included."""
+    """The pids of all children of this single-threaded process, zombies too; none where the kernel does not tell."""
     pid = os.getpid()
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()}
+    with contextlib.suppress(FileNotFoundError):
+        return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()}
+    return set()
 
 
 def sweep(known: Collection[int]) -> int:

@@ -29,7 +29,7 @@ from yadtqd.rolling import RollingRestart
 from yadtqd.shared import Partition, Shared
 from yadtqd.snapshot import reasons, snapshot
 from yadtqd.wakeup import Wakeup
-from yadtqd.watch import Watcher
+from yadtqd.watch import START_LOOK_NS, Watcher
 from yadtqd.worker_handle import WORKER
 from yadtqd.worker_state import WorkerState
 
@@ -193,6 +193,7 @@ class Supervisor:
                 self._fleet.remove(handle)
             elif self._fleet.may_start(handle, now_ns):
                 self._fleet.start(handle, now_ns)
+                self._look_again_at(now_ns + START_LOOK_NS)
             elif handle.next_start_ns > now_ns:
                 self._look_again_at(handle.next_start_ns)
 

@@ -12,6 +12,7 @@ import signal
 from types import FrameType
 
 NOTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+TWICE_MATTERS = (signal.SIGTERM, signal.SIGINT)     # the second one stops at once
 
 
 class Wakeup:
@@ -25,9 +26,8 @@ class Wakeup:
         faulthandler.register(signal.SIGUSR2, all_threads=True)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGCHLD and signum in self._noted:
-            return      # one is enough, and a storm of deaths must not grow the list
-        self._noted.append(signum)
+        if signum in TWICE_MATTERS or signum not in self._noted:    # a storm must not grow the list
+            self._noted.append(signum)
 
     def take(self) -> list[int]:
         """The signals noted since the last call, in their order; empties the pipe."""

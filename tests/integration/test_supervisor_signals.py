@@ -175,7 +175,7 @@ def test_systemd_hears_of_the_whole_life(tmp_path, monkeypatch):
 
 def test_a_stopped_loop_feeds_no_watchdog_and_judges_nobody_when_it_goes_on(tmp_path):
     """Frozen for longer than the children's limit: they are given time to show that they live, and do."""
-    with TinyDaemon(tmp_path, heartbeat_interval=0.2) as daemon:
+    with TinyDaemon(tmp_path, heartbeat_interval=0.4) as daemon:
         daemon.wait(lambda: daemon.running("w0", "w1"))
         everybody = [daemon.pid, *pids(daemon)]
         for pid in everybody:

@@ -215,7 +215,7 @@ class TinyDaemon:
 
     def __init__(self, folder: Path, behaviour: dict[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder
-        defaults = {"assignment": "static", "partitions": [0, 1], "heartbeat_interval": 0.3, "log_format": "plain",
+        defaults = {"assignment": "static", "partitions": [0, 1], "heartbeat_interval": 0.5, "log_format": "plain",
                     "missed_heartbeats_threshold": 3, "drain_timeout_s": 5, "log_level": "DEBUG", "host_name": "tiny",
                     "control_socket": str(folder / "s.sock"), "pid_file": str(folder / "y.pid")}
         self.given = {"folder": str(folder), "behaviour": behaviour or {}, "settings": defaults | settings}
