@@ -91,7 +91,7 @@ class RedisClient:
 
         connection: Connection | None = None
         try:
-            connection = self.take()
+            connection = self._take(deadline)
             if not self._prepared:
                 self._prepare(connection, deadline)
             problem = self._exchange(connection, calls, pending, replies, deadline)
@@ -112,7 +112,7 @@ class RedisClient:
             raise
         finally:
             if connection is not None:
-                self.give_back(connection)
+                self._give_back(connection)
 
     def _exchange(self, connection: Connection, calls: Sequence[bytes], pending: Sequence[int], replies: list[Any],
                   deadline: float) -> str | None:
@@ -169,8 +169,8 @@ class RedisClient:
         self._prepared = True
 
     # ---- connections ------------------------------------------------------------------------------------------------
-    def take(self) -> Connection:
-        """A connection that nobody else uses; give it back, or disconnect it. May raise redis-py's errors."""
+    def _take(self, deadline: float) -> Connection:
+        """A connection that nobody else uses, to be given back or disconnected."""
         if self._closed:
             raise ClientClosed
         if self._pid != os.getpid():                # the parent's sockets are the parent's
@@ -178,18 +178,28 @@ class RedisClient:
         try:
             return self._idle.pop()
         except IndexError:
-            connection = self._connection()
-            connection.connect()
-            return connection
+            return self.open(_left(deadline))
 
-    def give_back(self, connection: Connection) -> None:
+    def open(self, timeout_s: float) -> Connection:
+        """A new connection, made within about `timeout_s`. May raise redis-py's errors."""
+        whole_s = self._settings.redis_timeout_s
+        connection = self._connection(max(0.05, min(timeout_s, whole_s)))
+        connection.connect()
+        # the greeting was bound by the caller's time; what is sent later has the whole time, in redis-py's parser too
+        connection.socket_timeout = whole_s
+        connection._parser._socket_timeout = whole_s
+        sock: Any = connection._sock
+        sock.settimeout(whole_s)
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
         """Keep a connection for the next call."""
         if self._closed or len(self._idle) >= MAX_IDLE or self._pid != os.getpid():
             connection.disconnect()
         else:
             self._idle.append(connection)
 
-    def _connection(self) -> Connection:
+    def _connection(self, timeout_s: float) -> Connection:
         from redis.backoff import NoBackoff
         from redis.connection import Connection, SSLConnection
         from redis.retry import Retry
@@ -198,7 +208,7 @@ class RedisClient:
         options: dict[str, Any] = {
             "host": settings.redis_host, "port": settings.redis_port, "db": settings.redis_db,
             "username": settings.redis_username or None, "password": settings.redis_password or None,
-            "socket_timeout": settings.redis_timeout_s, "socket_connect_timeout": settings.redis_timeout_s,
+            "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s,
             "protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0, "socket_keepalive": True,
         }
         if settings.redis_ssl:

@@ -79,7 +79,7 @@ class Subscription:
 
     # ---- the connection ---------------------------------------------------------------------------------------------
     def _connect(self) -> None:
-        connection = self._redis.take()
+        connection = self._redis.open(self._timeout_s)
         try:
             connection.send_packed_command([pack("SUBSCRIBE", self._channel)], check_health=False)
             connection.read_response(disable_decoding=True, timeout=self._timeout_s)
@@ -102,11 +102,17 @@ class Subscription:
         if connection is not None:
             connection.disconnect()
 
-    def _sleep(self, seconds: float) -> None:
-        if self._wake_fd >= 0:
-            select.select([self._wake_fd], [], [], seconds)
-        else:
-            time.sleep(seconds)
+    def _sleep(self, seconds: float, fd: int = -1) -> bool:
+        """Wait until something can be read from `fd`; True when woken instead."""
+        poll = select.poll()                        # not select(): descriptors may be above 1023
+        for one in (fd, self._wake_fd):
+            if one >= 0:
+                poll.register(one, select.POLLIN)
+        if self._wake_fd not in dict(poll.poll(max(0.0, seconds) * 1000)):
+            return False
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
+        return True
 
     # ---- reading ----------------------------------------------------------------------------------------------------
     def _read(self, deadline: float) -> list[Push]:
@@ -127,6 +133,7 @@ class Subscription:
         """Whether there is something to read, within `wait_s`; keeps the connection's pulse."""
         connection = self._connection
         assert connection is not None
+        sock: Any = connection._sock
         end = time.monotonic() + wait_s
         while True:
             if connection.can_read(0):
@@ -135,13 +142,7 @@ class Subscription:
             self._pulse(now)
             if now >= end:
                 return False
-            sockets: list[Any] = [connection._sock]
-            if self._wake_fd >= 0:
-                sockets.append(self._wake_fd)
-            ready = select.select(sockets, [], [], min(end - now, 1.0))[0]
-            if self._wake_fd in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake_fd)
+            if self._sleep(min(end - now, 1.0), sock.fileno()):
                 return False
 
     def _pulse(self, now: float) -> None:
