@@ -14,6 +14,7 @@ import redis
 
 from tests.support.services import RedisServer
 from yadtq.config import Settings
+from yadtq.durability import LOOK_S, SETTLE_S
 from yadtq.errors import RedisConnectionError, RedisRefused
 from yadtq.names import META_KEYS, SHARDS
 from yadtq.result_backend import ClaimEntry, FinishEntry, Push, ResultBackend, SubmitEntry, Subscription
@@ -292,3 +293,23 @@ def test_no_subscription_without_redis(backend: ResultBackend, own_redis: RedisS
     own_redis.kill()
     with pytest.raises(RedisConnectionError):
         backend.subscribe("me")
+
+
+# ---- what is on disk -------------------------------------------------------------------------------------------------
+def test_what_was_written_becomes_safe_and_a_restart_shows(backend: ResultBackend, own_redis: RedisServer) -> None:
+    durability = backend.durability()
+    durability.durable_before(time.monotonic())
+    backend.submit(entries(10))
+    written = time.monotonic()
+    durability.note(written)
+    assert durability.durable_before(time.monotonic()) < written
+    deadline = written + 15
+    while durability.durable_before(time.monotonic()) < written:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert time.monotonic() - written >= SETTLE_S
+    assert not durability.restarted
+    own_redis.restart()
+    durability.note(time.monotonic())
+    durability.durable_before(time.monotonic() + LOOK_S)
+    assert durability.restarted

@@ -1,7 +1,7 @@
 """The functions that run in a real Redis against the model of the protocol, record by record and input by input.
 
 Shows: for every record that can exist and every input that can come, Redis writes exactly the record that the model
-says, gives its answer, and lists the task in exactly one index. Then: sequences of operations on a handful of tasks,
+says, gives its answer, and lists the task in exactly one index. Then: sequences of operations on a couple of tasks,
 batches and copies among them, end as in the model, with the same pushes. The model itself is tests/model/operations.py.
 """
 from __future__ import annotations
@@ -247,7 +247,7 @@ def expired_error() -> bytes:
 
 
 # ---- sequences -------------------------------------------------------------------------------------------------------
-TASKS = [f"task-{number}" for number in range(4)]
+TASKS = ["task-0", "task-1"]           # few, so that the steps of a sequence meet
 ANY_TASK, ANY_TOKEN = st.sampled_from(TASKS), st.builds(Token, st.integers(0, 1), st.integers(1, 3))
 A_MESSAGE = st.builds(Message, n=st.integers(0, 2), g=st.integers(0, 1), k=st.just("addition"), t0=st.just(1000),
                       replay=st.integers(0, 1), expired=st.booleans(), o=st.integers(0, 9))
