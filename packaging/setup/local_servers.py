@@ -24,6 +24,7 @@ KAFKA_PACKAGING = HERE.parent / "kafka"
 LOOPBACK = "127.0.0.1"
 FORMAT_DEADLINE_S = 90.0  # two JVM starts on a machine that is busy with others
 PROBE_TIMEOUT_S = 1.0
+LONGEST_LOG = 10 * 2**20  # bytes of what a server printed that are kept on, at its next start
 JAVA_MAJOR = 17  # Kafka 4
 REDIS_MAJOR = 7  # functions (FCALL), which survive a restart
 
@@ -178,6 +179,8 @@ class Server:
         `on_spawn` is told the pid at once, so that a caller who is interrupted while waiting knows what to end.
         """
         self.prepare()
+        if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
+            self.log.replace(self.log.with_suffix(".out.1"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - a command of ours
                 self.command(), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
