@@ -32,7 +32,7 @@ from yadtq.errors import (
     UnknownTopic,
     YADTQError,
 )
-from yadtq.transport import Record, chosen, open_admin, open_consumer, open_producer
+from yadtq.transport import Consumer, Record, chosen, open_admin, open_consumer, open_producer
 
 if TYPE_CHECKING:
     from tests.support.services import KafkaServer
@@ -322,6 +322,21 @@ def test_a_topic_or_partition_that_does_not_exist_is_told(settings: Settings) ->
             assert 7 in reports.offsets
 
 
+def test_reading_a_topic_or_partition_that_does_not_exist_is_told(settings: Settings) -> None:
+    settings = settings.replace(kafka_request_timeout_ms=1000)
+    for topic, partition in (("no_such_topic", 0), (settings.kafka_task_topic, 17)):
+        with consuming(settings) as consumer:
+            consumer.assign(topic, {partition: 0})
+
+            def read_on(consumer: Consumer = consumer) -> None:
+                end_s = time.monotonic() + 15
+                while time.monotonic() < end_s:
+                    assert consumer.poll(10, 0.2) == []
+
+            with pytest.raises(UnknownTopic):
+                read_on()
+
+
 def test_a_partition_added_while_producing_can_be_used_at_once(settings: Settings) -> None:
     reports = Reports()
     with producing(settings) as producer:
@@ -365,6 +380,7 @@ def test_closing_flushes_and_what_comes_after_is_refused(settings: Settings) -> 
         admin.partition_count(settings.kafka_task_topic)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12: what is tested
 def test_a_forked_child_is_refused_and_its_exit_neither_hangs_nor_crashes(settings: Settings) -> None:
     with producing(settings) as producer, consuming(settings, {0: 0}) as consumer:
         pid = os.fork()

@@ -126,7 +126,7 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
         "bootstrap.servers": ",".join(settings.bootstrap),
         "client.id": CLIENT_ID,
         "security.protocol": settings.kafka_security_protocol,
-        "socket.timeout.ms": max(settings.kafka_request_timeout_ms, 1000),
+        "socket.timeout.ms": max(settings.kafka_request_timeout_ms, 1500),  # it wants 1 s more than a fetch waits
         "socket.nagle.disable": True,
         "socket.keepalive.enable": True,
         "reconnect.backoff.ms": 50,
@@ -134,6 +134,7 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
         "retry.backoff.ms": RETRY_BACKOFF_MS,
         "retry.backoff.max.ms": RECONNECT_MAX_MS,
         "topic.metadata.refresh.interval.ms": 60_000,
+        "topic.metadata.propagation.max.ms": settings.kafka_request_timeout_ms,  # then an unknown topic is told
         "allow.auto.create.topics": False,
         "log.connection.close": False,  # brokers close idle connections; that is no news
     }

@@ -230,6 +230,7 @@ class KafkaPythonConsumer(Guarded):
         self._positions: dict[int, int] = {}  # of every assigned partition, paused ones too
         self._paused: set[int] = set()
         self._woken = False
+        self._known_s = 0.0
         self._timeout_ms = settings.kafka_request_timeout_ms
         self._consumer = connect_kafka_python(kafka.KafkaConsumer, settings,
             group_id=None,
@@ -253,6 +254,7 @@ class KafkaPythonConsumer(Guarded):
         with kafka_python_errors():
             self._consumer.assign([])  # forgets positions and what was fetched
             self._topic, self._positions, self._paused = topic, dict(offsets), set()
+            self._known_s = time.monotonic()
             self._read(offsets)
 
     def _read(self, new: Iterable[int]) -> None:
@@ -287,6 +289,7 @@ class KafkaPythonConsumer(Guarded):
             left_ms = (end_s - time.monotonic()) * 1000
             if self._woken or left_ms <= 0:
                 self._woken = False
+                self._check_topic()
                 return []
 
     def _records(self, fetched: dict[Any, list[Any]]) -> list[Record]:
@@ -295,6 +298,18 @@ class KafkaPythonConsumer(Guarded):
             self._positions[tp.partition] = records[-1].offset + 1
         return [new(Record, (record.partition, record.offset, record.key, record.value, record.timestamp))
                 for records in fetched.values() for record in records]
+
+    def _check_topic(self) -> None:
+        """The library waits in silence for a topic or partition that does not exist: tell, once that is certain."""
+        known = self._consumer._cluster.partitions_for_topic(self._topic) if self._positions else None
+        missing = sorted(self._positions.keys() - known) if known else []
+        now_s = time.monotonic()
+        if (known and not missing) or not self._positions or not self.connected:
+            self._known_s = now_s
+        elif now_s - self._known_s > self._timeout_ms / 1000:  # a broker that starts may not know everything at once
+            self._known_s = now_s
+            raise UnknownTopic(f"topic {self._topic} has no partition {missing[0]}" if missing else
+                               f"topic {self._topic} does not exist")
 
     def _out_of_range(self, error: Any) -> YADTQError:
         partition = next(iter(error.args[0])).partition

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer as _Consumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Producer as _Producer
 
-from yadtq.errors import BacklogFull, KafkaConnectionError, OffsetOutOfRange, YADTQError
+from yadtq.errors import BacklogFull, KafkaConnectionError, OffsetOutOfRange, UnknownTopic, YADTQError
 from yadtq.transport.base import (
     ALARM_AFTER_S,
     BATCH_BYTES,
@@ -55,7 +55,6 @@ def _new_producer(settings: Settings, linger_ms: int, on_error: Any) -> _Produce
         # Above our own bound, which is the one that is meant to be met.
         "queue.buffering.max.messages": settings.max_in_flight + 1000,
         "queue.buffering.max.kbytes": 2 * MAX_PENDING_BYTES // 1024,
-        "topic.metadata.propagation.max.ms": settings.kafka_request_timeout_ms,
         "error_cb": on_error,
     }, logger=limited_logger())
 
@@ -258,6 +257,8 @@ class LibrdkafkaConsumer(Guarded):
         self._woken = False
         self._down = False
         self._probe_s = 0.0
+        self._timeout_s = settings.kafka_request_timeout_ms / 1000
+        self._verify_s: float | None = None  # when to ask whether what is assigned exists
         self._problem: YADTQError | None = None  # raised by the poll after the one that returns the good records
         self._consumer = _Consumer(librdkafka_config(settings) | {
             "group.id": f"{settings.kafka_group}.unused",  # demanded by the library; nothing joins or commits
@@ -289,6 +290,7 @@ class LibrdkafkaConsumer(Guarded):
         """Read exactly these partitions from these offsets; see `Consumer.assign`."""
         self._check()
         self._topic, self._offsets, self._problem = topic, dict(offsets), None
+        self._verify_s = time.monotonic() + self._timeout_s if offsets else None
         self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -307,7 +309,23 @@ class LibrdkafkaConsumer(Guarded):
             if first is not None:
                 messages = [first, *consumer.consume(max_records - 1, 0)] if max_records > 1 else [first]
         self._woken = False
-        return self._records(messages) if messages else []
+        if messages:
+            return self._records(messages)
+        if self._verify_s is not None and time.monotonic() >= self._verify_s:
+            self._verify()
+        return []
+
+    def _verify(self) -> None:
+        """The library waits in silence for a topic or partition that does not exist: ask, once after assigning."""
+        self._verify_s = time.monotonic() + PROBE_EVERY_S
+        try:
+            found = self._consumer.list_topics(self._topic, timeout=PROBE_S).topics[self._topic]
+        except KafkaException:
+            return  # an outage: later
+        if found.error is None and self._offsets.keys() <= found.partitions.keys():
+            self._verify_s = None
+        elif found.error is None or found.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            raise UnknownTopic(f"topic {self._topic} does not exist, or not with partitions {sorted(self._offsets)}")
 
     def _records(self, messages: list[Message]) -> list[Record]:
         new = tuple.__new__
