@@ -148,7 +148,7 @@ class Ledger:
     def reopen(self) -> tuple[list[Held], list[Held]]:
         """Redis was restarted and may have forgotten: everything that was settled and not passed is open again.
 
-        Returns what ended here (write it again first) and what was found ended or skipped (claim it again).
+        Returns what ended here (write it again first) and what was found ended or skipped (for `again`, then claim).
         Whatever was claimed and not started is claimed again too: its `claim_round` is no longer `round`.
         """
         rewrite: list[Held] = []
@@ -166,6 +166,6 @@ class Ledger:
                         held.size -= len(held.end.result) + len(held.end.error)
                         self._bytes -= len(held.end.result) + len(held.end.error)
                         rewrite.append(held)
-                    elif self._enter(held):
+                    else:
                         reclaim.append(held)
         return rewrite, reclaim
