@@ -58,7 +58,11 @@ class PlayedWorker:
                 for record in consumer.poll(500, 0.2):
                     by_partition.setdefault(record.partition, []).append((record, decode_message(record.value)))
                 for partition, found in by_partition.items():
-                    self._work(backend, partition, found)
+                    left = found
+                    while left:                             # one hand per id: another copy waits for the next round
+                        first = {m.id: (record, m) for record, m in reversed(left)}.values()
+                        self._work(backend, partition, [one for one in left if one in first])
+                        left = [one for one in left if one not in first]
         except BaseException as error:
             self.error = error
         finally:

@@ -71,7 +71,3 @@ def main() -> None:
         cli(prog_name="yadtq")
     except KeyboardInterrupt:
         sys.exit(exits.INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()
