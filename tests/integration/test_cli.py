@@ -121,7 +121,8 @@ def test_workers(yadtq, settings):
     (("submit", "addition", "1", "--wiat"), "no such option: --wiat"),
     (("submit", "addition", "--kwargs", "5"), "JSON object"), (("tasks", "--since", "never"), "no time"),
     (("tasks", "--status", "odd"), "odd"), (("-o", "redis_prt=1", "tasks"), "redis_port"),
-    (("-o", "x", "tasks"), "NAME=VALUE"), (("--config", "/no/such.toml", "tasks"), "/no/such.toml"), (("status",), "ID"), (("nothing",), "nothing")])
+    (("-o", "x", "tasks"), "NAME=VALUE"),
+    (("--config", "/no/such.toml", "tasks"), "/no/such.toml"), (("status",), "ID"), (("nothing",), "nothing")])
 def test_wrong_usage(yadtq, arguments, said):
     yadtq(*arguments, status=exits.USAGE)
     assert said in yadtq.errors

@@ -115,11 +115,13 @@ class MemoryBackend:
         if record is None:
             record = self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, partition)
         if record.state in ENDED:
-            return Claim("SETTLE" if record.attempt == entry.n or record.state == "CX" else "SKIP", state=record.state)
+            settled = record.attempt == entry.n or record.state == "CX"
+            return Claim("SETTLE", state=record.state) if settled else Claim("SKIP")
         if entry.n < record.attempt or (record.state == "P" and record.attempt == entry.n):
             return Claim("SKIP")                        # retried meanwhile, or a second copy
         if record.cancel_asked:
-            record.task = entry.task
+            if record.state == "X":                     # what it is, only its message says
+                record.task, record.submitted_ms, record.partition = entry.task, entry.submitted_ms, partition
             self._end(entry.id, record, "CX", entry.n, now_ms)
             return Claim("SETTLE", state="CX")
         if entry.expires_ms is not None and entry.expires_ms <= now_ms:
