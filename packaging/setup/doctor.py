@@ -39,12 +39,17 @@ def python() -> Iterator[Finding]:
         return
     if not (VENV / ".made-by-setup").exists():
         yield Finding("warn", ".venv was not made by setup.sh: what is in it was not checked against the lock", INSTALL)
-    code = "import sys, yadtq, yadtqd; print('%d.%d.%d' % sys.version_info[:3])"
+    code = ("import sys, yadtq, importlib.util as u;"
+            "print('%d.%d.%d' % sys.version_info[:3], 'yadtqd' if u.find_spec('yadtqd') else 'client')")
     asked = _run([str(interpreter), "-W", "ignore", "-c", code])
     if asked.returncode:
         yield Finding("bad", f".venv does not work: {_last_line(asked.stderr)}", INSTALL)
         return
-    yield Finding("ok", f"Python {asked.stdout.strip()} with yadtq and yadtqd in .venv")
+    version, what = asked.stdout.split()
+    if what == "yadtqd":
+        yield Finding("ok", f"Python {version} with yadtq and yadtqd in .venv")
+    else:
+        yield Finding("warn", f"Python {version}: only the client library is in .venv", INSTALL + " for the daemon, too")
     checked = _run([str(interpreter), "-m", "pip", "check"])
     if checked.returncode and "No module named pip" not in checked.stderr:
         yield Finding("bad", f"packages in .venv do not fit together: {_last_line(checked.stdout)}",
@@ -148,6 +153,7 @@ def configuration(stack: Stack) -> Iterator[Finding]:
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60,  # noqa: S603
+                              cwd="/",  # not the checkout: it would be importable without being installed
                               stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))
