@@ -49,7 +49,7 @@ def python() -> Iterator[Finding]:
     if what == "yadtqd":
         yield Finding("ok", f"Python {version} with yadtq and yadtqd in .venv")
     else:
-        yield Finding("warn", f"Python {version}: only the client library is in .venv", INSTALL + " for the daemon, too")
+        yield Finding("warn", f"Python {version}: only the client library is in .venv", f"{INSTALL} for the rest")
     checked = _run([str(interpreter), "-m", "pip", "check"])
     if checked.returncode and "No module named pip" not in checked.stderr:
         yield Finding("bad", f"packages in .venv do not fit together: {_last_line(checked.stdout)}",
