@@ -10,6 +10,7 @@ import gc
 import logging
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -51,6 +52,7 @@ RETRY_S = 0.2               # between two attempts to reach Kafka or Redis at th
 JOIN_POLL_S = 0.01          # static assignment: until membership has read the committed offsets
 DURABLE_S = 3.0             # at the end: how long to wait until Redis has on disk what was recorded
 FAREWELL_S = 0.2            # for the last heartbeat
+SWITCH_S = 0.001            # a claim's thread waits no longer for the interpreter while handlers keep it busy
 GC_THRESHOLD = 50_000       # objects: batches of tasks are garbage by count, which reference counting frees anyway
 
 
@@ -193,6 +195,7 @@ class Worker:
 
     # ---- working ----------------------------------------------------------------------------------------------------
     def _work(self) -> int:
+        sys.setswitchinterval(SWITCH_S)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)

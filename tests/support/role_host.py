@@ -6,6 +6,7 @@ yadtqd.child as the supervisor does, and reaps them. The test sees the same shar
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -44,6 +45,9 @@ class Program:
         self.slots = 0
         child.become_subreaper()
         preload.preload()
+        gc.collect()
+        gc.freeze()                     # as in the supervisor: else a child's first collection would copy all pages
+        gc.disable()
 
     def run(self) -> None:
         self.say(pid=os.getpid(), fd=self.shared.fd)
