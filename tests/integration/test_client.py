@@ -6,6 +6,8 @@ test_client_faults.py.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -21,6 +23,7 @@ from yadtq.errors import (
     BatchRefused,
     ClientClosed,
     ConfigurationError,
+    PayloadTooLarge,
     ResultTimeout,
     TaskCancelled,
     TaskFailed,
@@ -322,3 +325,45 @@ def test_a_closed_client_says_so(settings):
     with pytest.raises(ClientClosed):
         client.submit_task("addition", [1])
     client.close()
+
+
+FORKING = """
+import os, sys
+from yadtq import YADTQClient
+client = YADTQClient(config=sys.argv[1], transport=sys.argv[2])
+task_id = client.submit_task("addition", [1])
+client.get_all_workers_health()
+child = os.fork()
+if child == 0:
+    if sys.argv[3] == "used":
+        client.submit_task("addition", [2])
+    sys.exit(7)                                             # the interpreter's ordinary end, finalizers and all
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+client.submit_task("addition", [3])                         # and an end without close()
+"""
+
+
+@pytest.mark.parametrize("transport", ["librdkafka", "kafka-python"])
+@pytest.mark.parametrize("child", ["used", "unused"])
+def test_processes_end_in_the_ordinary_way(settings, tmp_path, transport, child):
+    config = tmp_path / "yadtq.toml"
+    names = ("kafka_servers", "kafka_task_topic", "kafka_heartbeat_topic", "kafka_dead_letter_topic", "redis_host")
+    config.write_text("".join(f'{name} = "{getattr(settings, name)}"\n' for name in names)
+                      + f"redis_port = {settings.redis_port}\n")
+    subprocess.run([sys.executable, "-c", FORKING, str(config), transport, child], check=True, timeout=40)
+
+
+def test_what_kafka_refuses_for_good_is_told_and_withdrawn(client, settings):
+    from kafka.admin import ConfigResource, ConfigResourceType
+    text = "x" * 200_000
+    admin = open_admin(settings)
+    admin._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.kafka_task_topic,
+                                               {"max.message.bytes": "100000"})])
+    admin.close()
+    with pytest.raises(PayloadTooLarge):
+        client.submit_task("echo", [text], task_id="large")
+    assert client.get_task_status("large") is TaskStatus.CANCELLED
+    with pytest.raises(BatchRefused) as refused:
+        client.submit_tasks([{"task": "addition", "args": [1]}, {"task": "echo", "args": [text]}])
+    assert sorted(refused.value.refused) == [1]
+    assert client.get_task_status(refused.value.ids[0]) is TaskStatus.QUEUED

@@ -7,6 +7,7 @@ knows is told apart in the error.
 """
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,9 +17,13 @@ from typing import TYPE_CHECKING
 from yadtq.errors import (
     BacklogFull,
     BatchRefused,
+    ClientClosed,
     InvalidTask,
     KafkaConnectionError,
+    KafkaRefused,
     TaskSubmissionTimeout,
+    TransportClosed,
+    UnknownTopic,
     YADTQError,
 )
 from yadtq.names import shard_of
@@ -27,9 +32,12 @@ from yadtq.submission import Prepared
 if TYPE_CHECKING:
     from yadtq.connections import Connections
 
+log = logging.getLogger(__name__)
+
 CHUNK = 1000            # tasks written to Redis in one pipeline: some milliseconds
 CHUNKS_UNDER_WAY = 16   # chunks that wait for Kafka, per submitting thread
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+REFUSALS = (InvalidTask, KafkaRefused, UnknownTopic)    # Kafka answered that it takes no such record: never written
 
 
 class _Acks:
@@ -147,8 +155,8 @@ class _Run:
                 else:
                     time.sleep(pause_s)                     # other threads fill it
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            except KafkaConnectionError as error:
-                self.failure = error
+            except YADTQError as error:
+                self.failure = ClientClosed() if isinstance(error, TransportClosed) else error
                 return False
             else:
                 self._window.append((chunk, acks))
@@ -190,7 +198,7 @@ class _Run:
         return True
 
     def _refuse(self, task_id: str, error: YADTQError) -> None:
-        if isinstance(error, InvalidTask):                  # never written: too large for the broker, say
+        if isinstance(error, REFUSALS):
             self.refused[task_id] = error
         else:                                               # "failed" does not mean "not written"
             self.unknown[task_id] = error
@@ -227,4 +235,4 @@ class _Run:
         try:
             self._connections.backend.cancel(list(self.refused))
         except YADTQError as error:
-            self.failure = self.failure or error
+            log.warning("%d tasks that Kafka refused stay QUEUED in Redis: %s", len(self.refused), error)
