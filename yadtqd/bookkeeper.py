@@ -160,7 +160,12 @@ class Bookkeeper(threading.Thread):
         kafka, redis = self._consumer.connected, self._gate.is_open
         self._slot.waiting_for = (0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
         able = kafka and redis and self._processor.lease_holds() and not self._consumer.all_paused
-        self._slot.lag = self._ledger.lag({p: self._table[p].end_offset for p in self._partitions}) if able else 0
+        lag = 0
+        for partition in self._partitions:
+            row = self._table[partition]
+            row.waiting = self._ledger.waiting(partition, row.end_offset)
+            lag += row.waiting
+        self._slot.lag = lag if able else 0
 
 
 def fence(backend: ResultBackend, partition: int, epoch: int) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
@@ -109,7 +110,7 @@ class Demo:
         norms = np.sqrt(np.diag(product))
         likeness = product / np.outer(norms, norms)
         np.fill_diagonal(likeness, 0)
-        i, j = np.unravel_index(int(likeness.argmax()), likeness.shape)
+        i, j = divmod(int(likeness.argmax()), len(texts))
         self.say(f"     the two most alike: {texts[i].name} and {texts[j].name} (cosine {likeness[i, j]:.2f})")
 
     def failing(self) -> None:
@@ -129,26 +130,35 @@ class Demo:
         """A worker killed with SIGKILL in the middle of a run."""
         self.title(f"5. {RUN:,} additions; a worker is killed with SIGKILL in the middle")
         pairs = [(sizes[n % len(sizes)], n) for n in range(RUN)]
-        victim = next(w for w in self.workers() if w["state"] == "RUNNING")
-        done_before = sum(w["done"] for w in self.workers())
+        entries = [{"task": "addition", "args": list(pair)} for pair in pairs]
         begun = time.monotonic()
-        ids = self.client.submit_tasks([{"task": "addition", "args": list(pair)} for pair in pairs])
-        submitted_s = time.monotonic() - begun
-        os.kill(victim["pid"], signal.SIGKILL)
-        killed_at = time.monotonic()
-        successor = self.successor(victim)
-        replaced_ms = (time.monotonic() - killed_at) * 1e3
-        results = self.client.get_results(ids, timeout=WAIT_S)
-        took_s = time.monotonic() - begun
-        self.say(f"     submitted in {submitted_s:.2f} s; then {victim['name']} (pid {victim['pid']}) was killed")
+        with ThreadPoolExecutor(1) as pool:
+            killing = pool.submit(self.kill_one, self.ended() + RUN // 4)
+            results = self.client.get_results(self.client.submit_tasks(entries), timeout=WAIT_S)
+            took_s = time.monotonic() - begun
+            victim, successor, ended, replaced_ms = killing.result(timeout=WAIT_S)
+        self.say(f"     {victim['name']} (pid {victim['pid']}) was killed when about {ended:,} had ended")
         self.check(f"{victim['name']} was replaced by pid {successor['pid']} and consumed again after "
                    f"{replaced_ms:.0f} ms", successor["pid"] != victim["pid"])
         lost = sum(r is None for r in results)
         wrong = sum(r != x + y for r, (x, y) in zip(results, pairs, strict=True))
         self.check(f"{len(results):,} results in {took_s:.2f} s ({len(results) / took_s:,.0f}/s), {lost} lost, "
                    f"{wrong} wrong", not lost and not wrong)
-        done = sum(w["done"] for w in self.workers()) - done_before
-        self.say(f"     the workers count {done:,} tasks ended since (what the killed one had counted is gone with it)")
+
+    def kill_one(self, after: int) -> tuple[dict[str, Any], dict[str, Any], int, float]:
+        """Kill a worker once so many tasks have ended; it, its successor, the count, and the ms in between."""
+        before, deadline = self.ended(), time.monotonic() + WAIT_S
+        while (ended := self.ended()) < after and time.monotonic() < deadline:
+            time.sleep(0.002)
+        victim = next(w for w in self.workers() if w["state"] == "RUNNING")
+        os.kill(victim["pid"], signal.SIGKILL)
+        killed_at = time.monotonic()
+        successor = self.successor(victim)
+        return victim, successor, ended - before, (time.monotonic() - killed_at) * 1e3
+
+    def ended(self) -> int:
+        """How many tasks the workers that live now have ended."""
+        return sum(w["done"] + w["failed"] for w in self.workers())
 
     def workers(self) -> list[dict[str, Any]]:
         """What the supervisor knows of its workers."""

@@ -35,7 +35,8 @@ class Ledger:
         self._in_hand: dict[str, Held] = {}
         self._settled: deque[tuple[float, list[Held]]] = deque()   # what is recorded, and not known durable, by time
         self._bytes = 0
-        self.open = 0                # fetched and not settled; read without the lock
+        self._open = dict.fromkeys(positions, 0)   # by partition: fetched and not settled
+        self.open = 0                # their sum; read without the lock
         self.round = 0               # rises when Redis was restarted: what was claimed before is claimed again
 
     # ---- consumer -----------------------------------------------------------------------------------------------
@@ -47,6 +48,7 @@ class Ledger:
                 self._trackers[held.partition].add(held)
                 self._bytes += held.size
                 self.open += 1
+                self._open[held.partition] += 1
                 if self._enter(held):
                     ready.append(held)
         return ready
@@ -95,6 +97,7 @@ class Ledger:
                 return False
             for held in batch:
                 held.settled_at = now
+                self._open[held.partition] -= 1
                 if held.end is not None:
                     grown = len(held.end.result) + len(held.end.error)
                     held.size += grown
@@ -103,10 +106,10 @@ class Ledger:
             self._settled.append((now, batch))
         return True
 
-    def lag(self, ends: Mapping[int, int]) -> int:
-        """Records that are not passed yet, given the end of each partition's log (0: not known)."""
+    def waiting(self, partition: int, end: int) -> int:
+        """Records of a partition that are not settled, given the end of its log (0: not known)."""
         with self._lock:
-            return sum(max(0, end - self._trackers[p].position) for p, end in ends.items() if end)
+            return max(0, end - self._trackers[partition].next_offset) + self._open[partition]
 
     # ---- bookkeeper ---------------------------------------------------------------------------------------------
     def unsure(self) -> bool:
@@ -162,6 +165,7 @@ class Ledger:
                         continue
                     held.settled_at = NOT_SETTLED
                     self.open += 1
+                    self._open[held.partition] += 1
                     if held.end is not None:
                         held.size -= len(held.end.result) + len(held.end.error)
                         self._bytes -= len(held.end.result) + len(held.end.error)

@@ -54,6 +54,7 @@ class Partition:
     watermark = Cell(5)     # worker: commit up to here (offset + 1 of the last finished and durable record), 0 none
     committed = Cell(6)     # membership: what Kafka has confirmed (offset + 1), 0 when not known
     end_offset = Cell(7)    # worker: the high watermark, 0 when not known
+    waiting = Cell(8)       # worker: records that are not finished; what is finished may still wait to become durable
 
     def __init__(self, number: int, cells: MutableSequence[int]) -> None:
         self.number = number
@@ -61,9 +62,10 @@ class Partition:
 
     @property
     def lag(self) -> int:
-        """Records not yet finished; -1 when not known."""
-        done = max(self.watermark, self.committed)
-        return max(self.end_offset - done, 0) if self.end_offset else -1
+        """Records not yet finished (without a worker: not committed); -1 when not known."""
+        if self.worker:
+            return self.waiting
+        return max(self.end_offset - max(self.watermark, self.committed), 0) if self.end_offset else -1
 
 
 class PartitionTable:

@@ -61,7 +61,7 @@ def workers_table(workers: list[dict[str, Any]]) -> RenderableType:
 
 def partitions_table(partitions: list[dict[str, Any]]) -> RenderableType:
     """One line per partition."""
-    table = _table("partition", "owner", "worker", "epoch", "committed", "finished", "end", "lag")
+    table = _table("partition", "owner", "worker", "epoch", "committed", "durable", "end", "lag")
     for p in partitions:
         owner = "paused" if p["owned"] and p["paused"] else "this host" if p["owned"] else "another host"
         table.add_row(str(p["partition"]), owner, p["worker"] or "", number(p["epoch"], ""), number(p["committed"], ""),
@@ -97,7 +97,7 @@ def live(fetch: Callable[[], Snapshot], interval_s: float) -> None:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    right = {"pid", "beat", "done", "failed", "lag", "restarts", "memory", "epoch", "committed", "finished", "end"}
+    right = {"pid", "beat", "done", "failed", "lag", "restarts", "memory", "epoch", "committed", "durable", "end"}
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=name != "task")
     return table

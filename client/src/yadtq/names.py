@@ -1,4 +1,4 @@
-"""Every Redis key, function name and wire version of YADTQ in one place; topics and numbers that are options stand in config.py.
+"""Every Redis key, function name and wire version of YADTQ in one place; what is an option stands in config.py.
 
 Used by the client library and the daemon; imports nothing but the standard library. Never talks to anything.
 
@@ -57,5 +57,3 @@ def result_channel(client_id: str) -> str:
 
 
 STORE_KEY = f"{PREFIX}:store"
-HEADER_TRACE = "traceparent"     # Kafka header of the W3C trace context
-HEADER_KIND = "yadtq"            # Kafka header that tells a record's kind and wire version, for tools that look at topics
