@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from yadtq.aio_bridge import Batcher, LoopQueueSink, LoopSink, in_loop
-from yadtq.client import CancelAnswer, YADTQClient
+from yadtq.client import CancelAnswer, YADTQClient, checked_id
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
 from yadtq.results import TaskOutcome
@@ -26,6 +26,7 @@ from yadtq.submit_each import submit_each
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, When
 from yadtq.wait_table import Sink
+from yadtq.waiter import LOOK_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +173,7 @@ class AsyncYADTQClient:
             >>> await client.get_result(task_id, timeout=10)
             3
         """
-        return (await self._outcomes([task_id], timeout))[0].result()
+        return (await self._outcomes([checked_id(task_id)], timeout))[0].result()
 
     async def get_results(
         self, task_ids: Iterable[str], timeout: float | None = None, *, return_exceptions: bool = False,
@@ -183,7 +184,7 @@ class AsyncYADTQClient:
             >>> await client.get_results(ids, timeout=10)
             [1, 2, 3]
         """
-        outcomes = await self._outcomes(list(task_ids), timeout)
+        outcomes = await self._outcomes([checked_id(one) for one in task_ids], timeout)
         if return_exceptions:
             return [outcome.error if outcome.error is not None else outcome.result() for outcome in outcomes]
         return [outcome.result() for outcome in outcomes]
@@ -196,12 +197,12 @@ class AsyncYADTQClient:
             ...     print(outcome.task_id, outcome.error or outcome.result())
         """
         self._connections.check_open()
-        pending = set(task_ids)
+        pending = {checked_id(one) for one in task_ids}
         count, deadline = len(pending), None if timeout is None else time.monotonic() + timeout
         sink = LoopQueueSink(asyncio.get_running_loop())
         try:
             if pending:
-                await self._watches.call((list(pending), sink))
+                await self._begin(list(pending), sink, deadline)
             while pending:
                 taken = await sink.take_async(self._slice_s(deadline))
                 if taken is None:
@@ -326,7 +327,7 @@ class AsyncYADTQClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             if unique:
-                await self._watches.call((unique, sink))
+                await self._begin(unique, sink, deadline)
             while not await sink.wait_async(self._slice_s(deadline)):
                 self._check_away(deadline)
                 if deadline is not None and time.monotonic() >= deadline:
@@ -341,6 +342,16 @@ class AsyncYADTQClient:
                 settled[task_id] = TaskOutcome(task_id, None, ResultTimeout(
                     f"the task {task_id} has not ended within {timeout:g} s; it goes on"))
         return [settled[task_id] for task_id in ids]
+
+    async def _begin(self, ids: Sequence[str], sink: Sink, deadline: float | None) -> None:
+        """Register a wait; where Redis does not answer in time it goes on in its thread."""
+        begun = asyncio.ensure_future(self._watches.call((ids, sink)))
+        limit_s = None if deadline is None else max(deadline - time.monotonic(), LOOK_S)
+        done, _ = await asyncio.wait({begun}, timeout=limit_s)
+        if done:
+            begun.result()
+        else:
+            begun.add_done_callback(lambda late: late.cancelled() or late.exception())
 
     def _slice_s(self, deadline: float | None) -> float:
         away_limit_s = self._connections.connect_timeout_s

@@ -192,16 +192,17 @@ class YADTQClient:
     def get_result(self, task_id: str, timeout: float | None = None) -> Any:
         """Wait for a task and return its value. The end is pushed: waiting costs nothing.
 
-        `timeout` in seconds, None waits as long as it takes. Raises the task's own error, a TaskFailed with its `code`,
-        `error_type` and `remote_traceback` (also shown in the traceback); ResultTimeout; TaskNotFound; BackendLost when
-        Redis was replaced by an empty one; RedisConnectionError when Redis is away until the time is over.
+        `timeout` is in seconds (one look is made in any case); None waits as long as it takes. Raises the task's own
+        error, a TaskFailed with its `code`, `error_type` and `remote_traceback` (also shown in the traceback);
+        ResultTimeout; TaskNotFound; BackendLost when Redis was replaced by an empty one; RedisConnectionError when
+        Redis is away until the time is over.
 
         Example:
             >>> client.get_result(client.submit_task("power", args=[2, 100]), timeout=10)
             1267650600228229401496703205376
         """
         self._connections.check_open()
-        return self._results.one(_checked_id(task_id), timeout)
+        return self._results.one(checked_id(task_id), timeout)
 
     def get_results(
         self, task_ids: Iterable[str], timeout: float | None = None, *, return_exceptions: bool = False,
@@ -217,7 +218,7 @@ class YADTQClient:
             [1, 2, 3]
         """
         self._connections.check_open()
-        outcomes = self._results.many([_checked_id(one) for one in task_ids], timeout)
+        outcomes = self._results.many([checked_id(one) for one in task_ids], timeout)
         if return_exceptions:
             return [outcome.error if outcome.error is not None else outcome.result() for outcome in outcomes]
         return [outcome.result() for outcome in outcomes]
@@ -230,7 +231,7 @@ class YADTQClient:
             ...     print(outcome.task_id, outcome.error or outcome.result())
         """
         self._connections.check_open()
-        return self._results.as_completed([_checked_id(one) for one in task_ids], timeout)
+        return self._results.as_completed([checked_id(one) for one in task_ids], timeout)
 
     # ---- looking at tasks -------------------------------------------------------------------------------------------
     def get_task_status(self, task_id: str) -> TaskStatus:
@@ -250,7 +251,7 @@ class YADTQClient:
             'host1/w0'
         """
         self._connections.check_open()
-        return self._query.record(_checked_id(task_id))
+        return self._query.record(checked_id(task_id))
 
     def get_all_tasks(
         self, *, task: Task | Sequence[Task] | None = None, since: When = None, until: When = None,
@@ -302,7 +303,7 @@ class YADTQClient:
             <CancelAnswer.CONFIRMED: 'CONFIRMED'>
         """
         self._connections.check_open()
-        return CancelAnswer(self._connections.backend.cancel([_checked_id(task_id)])[0])
+        return CancelAnswer(self._connections.backend.cancel([checked_id(task_id)])[0])
 
     def clear_all_tasks(self) -> int:
         """Clear everything: all records in Redis and the backlog in Kafka. Returns how many tasks it cleared.
@@ -368,7 +369,8 @@ def _refusal(refused: Mapping[int, Exception], count: int, what: str) -> str:
     return f"{len(refused)} of {count} tasks are refused and {what}; the first is entry {first}: {refused[first]}"
 
 
-def _checked_id(task_id: object) -> str:
+def checked_id(task_id: object) -> str:
+    """A task id as an application gave it; raises InvalidTask for what can't be one."""
     if not isinstance(task_id, str) or not task_id:
         raise InvalidTask(f"{task_id!r:.100} is no task id")
     return task_id

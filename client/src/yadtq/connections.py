@@ -171,7 +171,7 @@ class Connections:
     def _open_waiter(self) -> Waiter:
         from yadtq.task import new_task_id
         from yadtq.waiter import Waiter
-        return Waiter(self.backend, self.store, new_task_id())
+        return Waiter(self.backend, self.store, new_task_id(), self.settings.redis_timeout_s)
 
     def _open_health(self) -> HealthReader:
         from yadtq.health import HealthReader

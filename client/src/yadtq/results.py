@@ -93,10 +93,10 @@ class Results:
 
     def one(self, task_id: str, timeout_s: float | None) -> Any:
         """The value of one task; raises its error, ResultTimeout, TaskNotFound, BackendLost, RedisConnectionError."""
-        waiter, sink = self._connections.waiter, OneSink()
-        waiter.begin((task_id,), sink)
+        waiter, sink, deadline = self._connections.waiter, OneSink(), _deadline(timeout_s)
+        waiter.begin((task_id,), sink, timeout_s)
         try:
-            if sink.outcome is None and not self._wait(waiter, sink, _deadline(timeout_s)):
+            if sink.outcome is None and not self._wait(waiter, sink, deadline):
                 raise ResultTimeout(f"the task {task_id} has not ended within {timeout_s:g} s; it goes on")
         finally:
             if sink.outcome is None:
@@ -108,10 +108,10 @@ class Results:
     def many(self, ids: Sequence[str], timeout_s: float | None) -> list[TaskOutcome]:
         """The outcomes of many tasks in order; what has not ended in time has a ResultTimeout as its error."""
         unique = list(dict.fromkeys(ids))
-        waiter, sink = self._connections.waiter, ManySink(unique)
-        waiter.begin(unique, sink)
+        waiter, sink, deadline = self._connections.waiter, ManySink(unique), _deadline(timeout_s)
+        waiter.begin(unique, sink, timeout_s)
         try:
-            self._wait(waiter, sink, _deadline(timeout_s))
+            self._wait(waiter, sink, deadline)
         finally:
             pending = sink.pending()
             if pending:
@@ -129,7 +129,7 @@ class Results:
         waiter, sink = self._connections.waiter, QueueSink()
         deadline = _deadline(timeout_s)
         try:
-            waiter.begin(list(pending), sink)
+            waiter.begin(list(pending), sink, timeout_s)
             while pending:
                 if not self._wait(waiter, sink, deadline):
                     raise ResultTimeout(f"{len(pending)} of {len(ids)} tasks have not ended within {timeout_s:g} s; "

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 WATCH_BATCH = 1000      # ids a call: bounds what one reply holds in memory
 TICK_S = 1.0            # the thread looks up this often though nothing comes, e.g. to see that it was stopped
+LOOK_S = 1.0            # the least time that a look at Redis is given, though its caller waits for less
 UNPUSHED_S = 0.5        # how often a task is looked at whose end can't be pushed (too many clients wait for it)
 SUBSCRIBE_S = 5.0       # how long a first wait waits for the subscription before it relies on the next look
 
@@ -34,9 +35,10 @@ SUBSCRIBE_S = 5.0       # how long a first wait waits for the subscription befor
 class Waiter:
     """The waits of one client in one process; made anew after a fork."""
 
-    def __init__(self, backend: ResultBackend, store: StoreWatch, client_id: str,
+    def __init__(self, backend: ResultBackend, store: StoreWatch, client_id: str, call_s: float,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._backend, self._store, self._client_id, self._clock = backend, store, client_id, clock
+        self._call_s = call_s
         self.table = WaitTable()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -46,23 +48,27 @@ class Waiter:
         self._away_since: float | None = None       # Redis did not answer since then
 
     # ---- the threads that wait --------------------------------------------------------------------------------------
-    def begin(self, ids: Sequence[str], sink: Sink) -> None:
-        """Wait for these tasks: `sink` is told of each end, perhaps before this returns. Raises ClientClosed only."""
-        self.begin_many([(ids, sink)])
+    def begin(self, ids: Sequence[str], sink: Sink, timeout_s: float | None = None) -> None:
+        """Wait for these tasks: `sink` is told of each end, perhaps before this returns. Raises ClientClosed only.
 
-    def begin_many(self, waits: Sequence[tuple[Sequence[str], Sink]]) -> None:
+        The first look at Redis may take `timeout_s` (LOOK_S at least); then the waiter's thread goes on trying.
+        """
+        self.begin_many([(ids, sink)], timeout_s)
+
+    def begin_many(self, waits: Sequence[tuple[Sequence[str], Sink]], timeout_s: float | None = None) -> None:
         """Several waits with one look at Redis, each with a sink of its own."""
+        look_s = None if timeout_s is None else max(timeout_s, LOOK_S)
         self._start()
         now = self._clock()
         for some, sink in waits:
             self.table.add(some, sink, now)
         ids = waits[0][0] if len(waits) == 1 else list(dict.fromkeys(chain.from_iterable(some for some, _ in waits)))
-        if not self._subscribed.is_set() and not self._subscribed.wait(SUBSCRIBE_S):
+        if not self._subscribed.is_set() and not self._subscribed.wait(min(SUBSCRIBE_S, look_s or SUBSCRIBE_S)):
             self.table.look_again(ids)              # Redis is away: the thread goes on trying
             return
         for start in range(0, len(ids), WATCH_BATCH):
             try:
-                self._watch(ids[start:start + WATCH_BATCH])
+                self._watch(ids[start:start + WATCH_BATCH], look_s)
             except YADTQError as error:
                 log.debug("watch failed, the waiter's thread repeats it: %s", error)
                 self.table.look_again(ids[start:])
@@ -145,9 +151,10 @@ class Waiter:
                 self.table.look_again(ids)
                 raise
 
-    def _watch(self, ids: Sequence[str]) -> None:
+    def _watch(self, ids: Sequence[str], timeout_s: float | None = None) -> None:
         missing = []
-        for task_id, answer in zip(ids, self._backend.watch(ids, self._client_id), strict=True):
+        answers = self._backend.watch(ids, self._client_id, timeout_s=self._limited(timeout_s))
+        for task_id, answer in zip(ids, answers, strict=True):
             if answer is None:
                 missing.append(task_id)
             elif isinstance(answer, str):
@@ -157,10 +164,13 @@ class Waiter:
             else:                                   # too many clients wait for this one: nobody will push it to us
                 self.table.present(task_id, ask_at=self._clock() + UNPUSHED_S)
         if missing:
-            self._store.look()
+            self._store.look(self._limited(timeout_s))
             now = self._clock()
             for task_id in missing:
                 self.table.missing(task_id, now, self._store.why_missing(task_id))
+
+    def _limited(self, timeout_s: float | None) -> float | None:
+        return None if timeout_s is None else min(timeout_s, self._call_s)
 
 
 def outcome_of_push(push: Push) -> Outcome:
