@@ -1,6 +1,6 @@
 """The record of a task as it lies in Redis, its states, and what the result backend's operations take and give.
 
-Owns the layout on Python's side (redis_functions.lua owns it on the other; golden bytes in tests/contract). Pure: no
+Owns the layout on Python's side (redis_records.lua owns it on the other; golden bytes in tests/contract). Pure: no
 connection, no clock. Used by clients and workers in any thread.
 """
 from __future__ import annotations

@@ -7,11 +7,13 @@ through it must be idempotent, since a call whose reply got lost is sent again.
 """
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from yadtq.config import Settings
 
-BUILD: Final = 1                    # of the function library; redis_functions.lua has the same number
+BUILD: Final = 1                    # version of the function library; redis_records.lua has the same number
 WINDOW_CALLS: Final = 32            # calls sent before their replies are read
 WINDOW_BYTES: Final = 1 << 20
 MAX_IDLE: Final = 32                # connections kept for reuse
@@ -44,11 +46,20 @@ REFUSED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", 
                   "AUTH called", "invalid password", "no permissions")
 
 
-def library_text() -> str:
-    """The function library, as it is loaded into Redis."""
+@cache
+def library() -> tuple[str, str]:
+    """The function library as it is loaded into Redis, and what its `build` function answers."""
     files = resources.files("yadtq")
-    return "".join(files.joinpath(name).read_text("utf-8")
-                   for name in ("redis_functions.lua", "redis_index_functions.lua"))
+    text = "".join(files.joinpath(name).read_text("utf-8")
+                   for name in ("redis_records.lua", "redis_functions.lua", "redis_index_functions.lua"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text.replace("DIGEST", digest, 1), f"{BUILD}:{digest}"
+
+
+def replaces(found: str, ours: str) -> bool:
+    """Whether our library is to replace the one that is there: it is older, or as old and not the same."""
+    version = found.partition(":")[0]
+    return not version.isdigit() or int(version) < BUILD or (int(version) == BUILD and found != ours)
 
 
 class RedisClient:
@@ -158,13 +169,14 @@ class RedisClient:
         connection.send_packed_command([pack("FCALL", names.FUNCTION_PREFIX + "build", 1, names.meta_key(0))],
                                        check_health=False)
         try:
-            found = int(connection.read_response(disable_decoding=True, timeout=_left(deadline)))
+            found = str(connection.read_response(disable_decoding=True, timeout=_left(deadline)).decode())
         except ResponseError as error:
             if "Function not found" not in str(error):
                 raise
-            found = 0
-        if found < BUILD:
-            connection.send_packed_command([pack("FUNCTION", "LOAD", "REPLACE", library_text())], check_health=False)
+            found = ""
+        text, ours = library()
+        if replaces(found, ours):
+            connection.send_packed_command([pack("FUNCTION", "LOAD", "REPLACE", text)], check_health=False)
             connection.read_response(disable_decoding=True, timeout=_left(deadline))
         self._prepared = True
 

@@ -1,4 +1,4 @@
--- ---- second half of the library (loaded as one text with redis_functions.lua): fences, clearing, indexes, expiry ----
+-- ---- third part of the library: fences, clearing, indexes, expiry ----------------------------------------------------
 -- Everything here that could be long takes a limit and is called again; nothing scans the key space.
 
 -- the order of a sorted set's members with equal scores is that of their bytes; Lua's own < follows the locale
