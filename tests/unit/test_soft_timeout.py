@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from yadtqd.slot import SLOT_BYTES, Slot
-from yadtqd.soft_timeout import Guard, SoftTimeout
+from yadtqd.soft_timeout import TICK_S, Guard, SoftTimeout
 
 
 @pytest.fixture
@@ -36,14 +36,27 @@ def guard(slot: Slot) -> Iterator[Guard]:
 
 
 def soft_timeout_after(slot: Slot, delay_s: float, seq: int) -> threading.Thread:
+    """Play the supervisor: some time after a handler has begun it says that task `seq` is overdue, again and again."""
     def supervisor() -> None:
+        wait_until(lambda: slot.live != 0)
         time.sleep(delay_s)
         slot.soft_for = seq
         os.kill(os.getpid(), signal.SIGUSR1)
+        while slot.live == seq:
+            time.sleep(TICK_S)
+            if slot.live == seq:
+                os.kill(os.getpid(), signal.SIGUSR1)
 
     thread = threading.Thread(target=supervisor)
     thread.start()
     return thread
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10) -> None:
+    give_up = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("stuck", [
