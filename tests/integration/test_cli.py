@@ -100,7 +100,8 @@ def test_cancel_and_clear(yadtq):
 
 
 def test_workers(yadtq, settings):
-    yadtq("submit", "addition", "1")                        # makes the topics
+    assert "is yadtqd running" in yadtq("workers")          # there are no topics yet
+    yadtq("submit", "addition", "1")                        # makes them
     assert "is yadtqd running" in yadtq("workers")
     producer = open_producer(settings)
     for name, age_ms in (("h/w0", 0), ("h/w1", 60_000)):

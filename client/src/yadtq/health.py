@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from yadtq.config import Settings
-from yadtq.errors import InvalidMessage, KafkaConnectionError, OffsetOutOfRange
+from yadtq.errors import InvalidMessage, KafkaConnectionError, OffsetOutOfRange, UnknownTopic
 from yadtq.heartbeat import Heartbeat, decode_heartbeat
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class HealthReader:
     def read(self, window_s: float = WINDOW_S, *, heard_since_ms: int = 0) -> WorkersHealth:
         """All workers of the last `window_s` as of now. Raises KafkaConnectionError within the client's time-out."""
         with self._lock:
-            self._catch_up(window_s)
+            with suppress(UnknownTopic):            # no worker and no client has ever been here
+                self._catch_up(window_s)
             return judge(self._beats, _now_ms(), window_s=window_s, heard_since_ms=heard_since_ms)
 
     def close(self, timeout_s: float = 0.0) -> None:
