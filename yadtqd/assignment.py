@@ -6,7 +6,7 @@ Used by membership's one thread, whichever kind of assignment there is.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,22 +57,26 @@ class Assignment:
         """Partitions whose start has to be found out now; those whose old worker still lives have to wait."""
         return sorted(self._coming - self._leaving)
 
-    def begin(self, partition: int, position: int, *, continues: bool) -> None:
-        """One that was given is ours, to be read from `position` (what is committed, never below the log's begin).
+    def begin(self, positions: Mapping[int, int], *, continues: bool) -> None:
+        """Those that were given are ours, to be read from these positions (committed, never below the log's begin).
 
-        `continues`: an earlier membership of this host held it until now, and its worker goes on.
+        `continues`: an earlier membership of this host held them until now, and their workers go on. The supervisor
+        hears of all of them at once: it would place workers anew for each.
         """
-        row = self._table[partition]
-        self._coming.discard(partition)
-        self._held.add(partition)
-        if row.owned and continues:
-            row.committed = max(row.committed, position)
-            return
-        # What the cells say is of an earlier time of ours: others may have worked on the partition since.
-        row.watermark = row.epoch = row.end_offset = 0
-        row.committed = position
-        row.generation += 1
-        self._set_owned({partition}, 1)
+        new: set[int] = set()
+        for partition, position in positions.items():
+            row = self._table[partition]
+            self._coming.discard(partition)
+            self._held.add(partition)
+            if row.owned and continues:
+                row.committed = max(row.committed, position)
+                continue
+            # What the cells say is of an earlier time of ours: others may have worked on the partition since.
+            row.watermark = row.epoch = row.end_offset = row.waiting = 0
+            row.committed = position
+            row.generation += 1
+            new.add(partition)
+        self._set_owned(new, 1)
 
     def reaped(self) -> dict[int, int]:
         """Of the leaving partitions whose workers are gone: the last positions to be committed (0: nothing).

@@ -111,10 +111,16 @@ class Membership:
             auto_offset_reset="earliest", session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(session_ms // 5, 100), max_poll_interval_ms=hand_over_ms,
             metadata_max_age_ms=NEW_PARTITIONS_MS)
+        self._consumer.partitions_for_topic(settings.kafka_task_topic)  # else it joins, gets nothing, and joins again
         self._consumer.subscribe([settings.kafka_task_topic], listener=_listener(self._consumer, self._events))
 
     def _poll(self) -> None:
         self._polls = (self._polls[1], boottime_ns())
+        coordinator = self._consumer._coordinator
+        if not coordinator.stable() and not coordinator.need_rejoin():
+            # A poll that timed out just when the answer to a rejoin came has the library (3.0.12) forget that it was
+            # about to join, when new partitions and nothing else were the reason: it would be silent for ever.
+            coordinator.request_rejoin()
         self._call(self._consumer.poll, timeout_ms=int(POLL_S * 1000))
 
     def _call(self, ask: Any, *arguments: Any, **named: Any) -> Any:
@@ -176,10 +182,10 @@ class Membership:
         if coming:
             topic = {p: self._tp(p) for p in coming}
             begins = self._call(self._consumer.beginning_offsets, list(topic.values()), timeout_ms=CALL_S * 1000)
-            for partition, tp in topic.items():
-                committed = self._call(self._consumer.committed, tp, timeout_ms=CALL_S * 1000)
-                position = max(committed or 0, begins.get(tp, 0))
-                self._assignment.begin(partition, position, continues=self._continues)
+            committed = {p: self._call(self._consumer.committed, tp, timeout_ms=CALL_S * 1000)
+                         for p, tp in topic.items()}
+            self._assignment.begin({p: max(committed[p] or 0, begins.get(tp, 0)) for p, tp in topic.items()},
+                                   continues=self._continues)
         if self._stable_turns > 1:          # in the first, the listener may not have been called yet
             self._assignment.joined()
             partitions = self._consumer.partitions_for_topic(self._settings.kafka_task_topic)

@@ -89,9 +89,8 @@ class StaticMembership:
         finally:
             admin.close()
         self._assignment.give(settings.partitions)
-        for partition in settings.partitions:
-            position = max(committed.get(partition, 0), begins.get(partition, 0))
-            self._assignment.begin(partition, position, continues=True)    # the supervisor said what is owned
+        self._assignment.begin({p: max(committed.get(p, 0), begins.get(p, 0)) for p in settings.partitions},
+                               continues=True)          # the supervisor said what is owned
         self._shared.topic_partitions = count
         self._assignment.joined()
         self._ctx.slot.state = WorkerState.RUNNING

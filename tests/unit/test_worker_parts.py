@@ -184,8 +184,8 @@ def test_a_hand_over_in_order() -> None:
         assignment.give([1, 2])
         assert assignment.to_look_up() == [1, 2]
         assert table.owned() == ()
-        assignment.begin(1, 7, continues=False)
-        assignment.begin(2, 0, continues=False)
+        assignment.begin({1: 7}, continues=False)
+        assignment.begin({2: 0}, continues=False)
         assert table.owned() == (1, 2)
         assert (table[1].committed, table[1].generation) == (7, 1)
         table[1].worker, table[1].epoch, table[1].watermark = 3, 9, 12
@@ -212,7 +212,7 @@ def test_what_was_lost_is_not_committed_and_comes_back_anew() -> None:
     try:
         table, assignment = shared.partitions, Assignment(shared)
         assignment.give([1])
-        assignment.begin(1, 0, continues=False)
+        assignment.begin({1: 0}, continues=False)
         table[1].worker, table[1].watermark = 3, 5
         assignment.take([1], lost=True)
         assignment.give([1])                         # given back before its old worker was reaped
@@ -222,7 +222,7 @@ def test_what_was_lost_is_not_committed_and_comes_back_anew() -> None:
         assert assignment.reaped() == {1: 0}
         assignment.left(1)
         assert assignment.to_look_up() == [1]
-        assignment.begin(1, 40, continues=True)
+        assignment.begin({1: 40}, continues=True)
         assert (table[1].generation, table[1].committed, table[1].watermark) == (2, 40, 0)
     finally:
         shared.close()
@@ -236,7 +236,7 @@ def test_a_new_membership_goes_on_with_what_it_finds() -> None:
             table[p].owned, table[p].generation, table[p].committed, table[p].watermark = 1, 4, 10, 20
         assignment = Assignment(shared)
         assignment.give([1])
-        assignment.begin(1, 10, continues=True)
+        assignment.begin({1: 10}, continues=True)
         assert (table[1].generation, table[1].watermark) == (4, 20)
         assignment.joined()                          # 2 was not given to us
         assert table.owned() == (1,)
