@@ -280,3 +280,13 @@ def test_numpy_is_not_imported_for_plain_values() -> None:
     code = ("import sys; from yadtq.codec import encode, decode; decode(encode([1, (2, 2**70), {3: 's'}], limit=99)); "
             "assert 'numpy' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=dict(os.environ))
+
+
+@pytest.mark.parametrize("value", [np.eye(2), {"a": [np.float32(1)]}], ids=["array", "scalar"])
+def test_an_array_where_numpy_is_missing_is_told_as_such(value: object) -> None:
+    code = ("import sys; sys.modules['numpy'] = None; from yadtq import codec, errors\n"
+            "assert codec.decode(codec.encode([1, 2**70], limit=99)) == [1, 2**70]\n"
+            f"try: codec.decode({encode(value, limit=LIMIT)!r})\n"
+            "except errors.NumpyMissing as error: assert 'pip install' in str(error)\n"
+            "else: sys.exit('no error')")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=dict(os.environ))

@@ -27,7 +27,7 @@ from uuid import UUID
 
 import msgspec
 
-from yadtq.errors import ArgumentNotEncodable, InvalidMessage, PayloadTooLarge
+from yadtq.errors import ArgumentNotEncodable, InvalidMessage, NumpyMissing, PayloadTooLarge
 
 MAX_DEPTH = 100                 # of nesting: what is deeper contains itself, or belongs in bytes
 _MAX_PATH = 160                 # characters of a path in an error
@@ -64,6 +64,7 @@ def encode(value: object, *, limit: int, name: str = "value") -> bytes:
 def decode(data: bytes | bytearray | memoryview, *, limit: int = MAX_BYTES) -> Any:
     """The value that `encode` was given. Raises InvalidMessage, and nothing else, for bytes that `encode` never made.
 
+    Raises NumpyMissing for an array where numpy is not installed.
     `limit` (bytes) is checked first: hostile bytes can become seventy times their size in memory.
     """
     if len(data) > limit:
@@ -240,7 +241,10 @@ def _dict_of(data: memoryview) -> dict[Any, Any]:
 
 
 def _array_of(data: memoryview) -> Any:
-    from yadtq import codec_numpy
+    try:
+        from yadtq import codec_numpy
+    except ModuleNotFoundError:                         # an optional dependency of the client
+        raise NumpyMissing from None
     return codec_numpy.load(data)
 
 

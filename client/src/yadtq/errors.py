@@ -195,6 +195,12 @@ class ResultTimeout(YADTQError, TimeoutError):
     retryable = True
 
 
+class NumpyMissing(YADTQError, ImportError):
+    """The value holds a numpy array, and numpy is not installed here: pip install 'yadtq[numpy]'."""
+
+    code = "NUMPY_MISSING"
+
+
 class ResultNotEncodable(YADTQError, TypeError):
     """The handler returned something that can't be encoded."""
 
@@ -329,6 +335,12 @@ class StaleEpoch(YADTQError):
     """A later epoch owns the partition: this worker has been replaced and stops."""
 
     code = "STALE_EPOCH"
+
+
+class KafkaReplaced(YADTQError):
+    """Redis belongs to another Kafka than the one that this worker reads: it would refuse everything we do."""
+
+    code = "KAFKA_REPLACED"
 
 
 # ---- control --------------------------------------------------------------------------------------------------------
