@@ -52,6 +52,10 @@ commands
               --yes          without asking
   lock      (maintainers) resolve requirements/*.txt anew
 
+YADTQ_SETUP_PYTHON names the Python that .venv is made from, in place of the
+first of python3, python3.13 ... that is 3.11 or newer; so a version is tested:
+  YADTQ_SETUP_PYTHON=python3.13 ./setup.sh test
+
 All that runs or is stored is in .yadtq of this checkout, logs too. The Kafka
 broker is in ~/.cache/yadtq, for all checkouts.
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.

@@ -8,8 +8,9 @@ VENV_WORK=''                # set while .venv is incomplete
 python_is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 find_python() {
-  local name
-  for name in python3 python3.13 python3.12 python3.11; do
+  local name names=(python3 python3.13 python3.12 python3.11)
+  [ -z "${YADTQ_SETUP_PYTHON:-}" ] || names=("$YADTQ_SETUP_PYTHON") # that one or none
+  for name in "${names[@]}"; do
     if python_is_new_enough "$name"; then
       PYTHON=$("$name" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))') # not a venv's: it may go
       return 0
@@ -161,8 +162,10 @@ undo_half_made() {
 }
 
 install_all() {
-  find_python || fail 'Looking for Python' "Python 3.11 or newer is needed; python3 here is: $(python3 --version 2>&1 || true)" \
-    "use Debian 12 or Ubuntu 24.04 or newer, or put a newer python3 on the PATH (macOS: brew install python@3.12)"
+  local python=${YADTQ_SETUP_PYTHON:-python3}
+  find_python || fail 'Looking for Python' "Python 3.11 or newer is needed; $python here is: $(
+    command -v "$python" >/dev/null && "$python" --version 2>&1 || echo missing)" \
+    "${YADTQ_SETUP_PYTHON:+name another one in YADTQ_SETUP_PYTHON, or unset it; }use Debian 12 or Ubuntu 24.04 or newer, or put a newer python3 on the PATH (macOS: brew install python@3.12)"
   if [ "$(uname -s)" = Darwin ] && [ -z "$CLIENT_ONLY" ]; then
     note 'macOS: only the client library is installed here (as with --client-only); Kafka, Redis and yadtqd run on Linux.'
     CLIENT_ONLY=client

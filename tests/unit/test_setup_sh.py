@@ -99,6 +99,28 @@ def test_an_index_that_refuses_leaves_the_old_environment(checkout: Path) -> Non
     assert not (checkout / ".yadtq" / "venv.before").exists()
 
 
+def test_the_python_that_was_named_is_taken(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "python3", f'exec {sys.executable} "$@"\n')
+    program(tmp_path / "bin", "mine",
+            f'case $* in *_base_executable*) echo /mine ;; *) exec {sys.executable} "$@" ;; esac\n')
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for named in ("mine", str(tmp_path / "bin" / "mine")):
+        assert bash("find_python; echo $PYTHON", tmp_path, PATH=path, YADTQ_SETUP_PYTHON=named).stdout == "/mine\n"
+    unnamed = bash("find_python; echo $PYTHON", tmp_path, PATH=path, YADTQ_SETUP_PYTHON="")
+    assert Path(unnamed.stdout.strip()).samefile(sys._base_executable)
+
+
+@pytest.mark.parametrize(("named", "is_"), [("nowhere", "missing"), ("old", "Python 3.9.2")])
+def test_a_python_that_is_missing_or_too_old_is_not_replaced_by_another(checkout: Path, tmp_path: Path,
+                                                                       named: str, is_: str) -> None:
+    program(tmp_path / "bin", "old", 'case $* in --version) echo Python 3.9.2 ;; *) exit 1 ;; esac\n')
+    said = run(checkout, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", YADTQ_SETUP_PYTHON=named)
+    assert said.returncode == 1
+    assert f"{named} here is: {is_}\n" in said.stderr
+    assert "another one in YADTQ_SETUP_PYTHON" in said.stderr
+    assert (checkout / ".venv" / "precious").exists()
+
+
 def test_the_environment_of_a_running_daemon_is_not_replaced(checkout: Path) -> None:
     (checkout / ".yadtq").mkdir()
     us = {"pid": os.getpid(), "started": start_time(os.getpid()), "port": 0}
