@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from yadtq.errors import KafkaConnectionError, TooFewPartitions, YADTQError
 from yadtq.transport import open_admin
 from yadtq.transport.connection import connect_kafka_python, from_kafka_python, import_kafka
+from yadtqd import kafka_identity
 from yadtqd.assignment import Assignment
 from yadtqd.beater import Beater, patience_s
 from yadtqd.exits import Exit
@@ -28,6 +29,7 @@ from yadtqd.worker_state import WorkerState
 if TYPE_CHECKING:
     from yadtq.config import Settings
     from yadtqd.child import ChildContext
+    from yadtqd.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -84,21 +86,21 @@ class Membership:
     def _turn(self) -> None:
         if not self._assignment.leaving:
             self._poll()
-        else:
-            time.sleep(HAND_OVER_POLL_S)
         self._note_events()
         self._renew_lease()
         self._gain()
         self._commit(time.monotonic())
         self._hand_over()
         self._look_at_ends(time.monotonic())
+        if self._assignment.leaving:
+            time.sleep(HAND_OVER_POLL_S)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
     def _connect(self) -> None:
-        ensure_topics(self._settings)
+        ensure_topics(self._settings, self._shared)
         kafka = import_kafka()
         from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
@@ -115,13 +117,21 @@ class Membership:
         self._consumer.subscribe([settings.kafka_task_topic], listener=_listener(self._consumer, self._events))
 
     def _poll(self) -> None:
+        """One pass of the library.
+
+        Its public poll makes several, and one that revokes is followed by one that joins again, which tells the group
+        that we have let go.
+        """
+        from kafka import util
+
         self._polls = (self._polls[1], boottime_ns())
         coordinator = self._consumer._coordinator
         if not coordinator.stable() and not coordinator.need_rejoin():
             # A poll that timed out just when the answer to a rejoin came has the library (3.0.12) forget that it was
             # about to join, when new partitions and nothing else were the reason: it would be silent for ever.
             coordinator.request_rejoin()
-        self._call(self._consumer.poll, timeout_ms=int(POLL_S * 1000))
+        timer: Any = util.Timer      # untyped
+        self._call(self._consumer._poll_once, timer(POLL_S * 1000), 1)
 
     def _call(self, ask: Any, *arguments: Any, **named: Any) -> Any:
         """Ask Kafka; its errors become ours. FatalMembership when another process has taken our name."""
@@ -180,16 +190,24 @@ class Membership:
         """Find out where the partitions that we were given begin; then they are ours."""
         coming = self._assignment.to_look_up()
         if coming:
+            self._look_at_cluster()
             topic = {p: self._tp(p) for p in coming}
             begins = self._call(self._consumer.beginning_offsets, list(topic.values()), timeout_ms=CALL_S * 1000)
             committed = {p: self._call(self._consumer.committed, tp, timeout_ms=CALL_S * 1000)
                          for p, tp in topic.items()}
             self._assignment.begin({p: max(committed[p] or 0, begins.get(tp, 0)) for p, tp in topic.items()},
                                    continues=self._continues)
-        if self._stable_turns > 1:          # in the first, the listener may not have been called yet
+        if self._stable_turns > 2:          # in the first, the listener may not have been called yet
             self._assignment.joined()
             partitions = self._consumer.partitions_for_topic(self._settings.kafka_task_topic)
             self._shared.topic_partitions = len(partitions or ())
+
+    def _look_at_cluster(self) -> None:
+        """Another cluster may stand at this address by now: it lacks our topics, and its epochs are others."""
+        known, cluster = self._shared.kafka, self._consumer._cluster.cluster_id
+        if known and cluster and not known.startswith(f"{cluster}/"):
+            log.warning("membership: Kafka is another cluster than before, %s", cluster)
+            ensure_topics(self._settings, self._shared)
 
     def _hand_over(self) -> None:
         for partition, position in self._assignment.reaped().items():
@@ -257,14 +275,20 @@ class FatalMembership(Exception):
     """Trying again is useless: somebody has to change the configuration."""
 
 
-def ensure_topics(settings: Settings) -> int:
-    """Create the topics where missing; a task topic with fewer partitions than configured is used as it is."""
+def ensure_topics(settings: Settings, shared: Shared) -> int:
+    """Create the topics where missing, and learn which Kafka this is, before any partition is ours.
+
+    A task topic with fewer partitions than configured is used as it is.
+    """
     admin = open_admin(settings)
     try:
-        return admin.ensure_topics()
-    except TooFewPartitions as error:
-        log.warning("%s", error)
-        return admin.partition_count(settings.kafka_task_topic)
+        try:
+            count = admin.ensure_topics()
+        except TooFewPartitions as error:
+            log.warning("%s", error)
+            count = admin.partition_count(settings.kafka_task_topic)
+        kafka_identity.learn(admin, shared)
+        return count
     finally:
         admin.close()
 
