@@ -18,9 +18,12 @@ class Exit(IntEnum):
     SOFT_RECYCLE = 5            # recycled after a soft time-out, which may leave locks broken: start again at once
     LOST_LEASE = 6              # the host's place in the group is not certain any more: wait until it is
     INITIALIZATION_FAILED = 7   # it could not start (WORKER_INITIALIZATION_FAILED): back off and try again
+    KAFKA_REPLACED = 8          # Redis belongs to another Kafka: useless before somebody acts; the code in the log
 
 
 DRAINED = Exit.OK
+EXPLAINED = {Exit.KAFKA_REPLACED: "KAFKA_REPLACED: Redis belongs to another Kafka than this one; use an empty Redis "
+                                  "database, see docs/errors.md"}
 
 
 class DaemonExit(IntEnum):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from yadtq.errors import WorkerInitializationFailed, WorkerRecoveryFailed
 from yadtqd.child import ChildContext, HardTimedOut, Role, fork
 from yadtqd.deadlines import Progress
-from yadtqd.exits import Exit
+from yadtqd.exits import EXPLAINED, Exit
 from yadtqd.restart_policy import Fate, History, RestartPolicy, fate_of
 from yadtqd.shared import Shared
 from yadtqd.slot import SlotView
@@ -243,7 +243,8 @@ class Fleet:
 def _how(handle: WorkerHandle, status: int, exited: bool) -> str:
     if exited:
         name = Exit(status).name if status in Exit.__members__.values() else "UNKNOWN"
-        return f"exited with status {status} ({name})"
+        why = f": {EXPLAINED[Exit(status)]}" if status in EXPLAINED else ""
+        return f"exited with status {status} ({name}){why}"
     try:
         name = signal.Signals(status).name
     except ValueError:

@@ -25,6 +25,7 @@ RECYCLE_BASE_S = 0.1
 RECYCLE_CAP_S = 1.0         # tasks that time out one after the other still get a fresh worker each second
 
 _RECYCLING = frozenset({Exit.OK, Exit.STALE, Exit.SOFT_RECYCLE, Exit.LOST_LEASE})
+_HOPELESS = frozenset({Exit.STOP_FATAL_CONFIG, Exit.KAFKA_REPLACED})
 
 
 class Fate(Enum):
@@ -54,7 +55,7 @@ def fate_of(status: int | None, *, at_deadline: bool = False) -> Fate:
     """What an exit status means (None: killed by a signal); `at_deadline`: we killed it for a task's hard deadline."""
     if at_deadline or status in _RECYCLING:
         return Fate.RECYCLED
-    return Fate.HOPELESS if status == Exit.STOP_FATAL_CONFIG else Fate.FAILED
+    return Fate.HOPELESS if status in _HOPELESS else Fate.FAILED
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ MAGIC = 0x59414454515F3031      # "YADTQ_01"
 LAYOUT_VERSION = 1
 HEADER_BYTES = 4096
 PARTITION_BYTES = 128
+KAFKA_AT, KAFKA_BYTES = 1024, 256       # in the header: the text of `Shared.kafka`
 CELLS = PARTITION_BYTES // CELL_BYTES
 SLOTS = 4104                    # 4096 workers and the other roles; pages that nobody touches cost nothing
 PARTITIONS = 10_000             # partitions of the task topic that a host can know
@@ -108,6 +109,7 @@ class Shared:
     log_level = Cell(9)         # supervisor: a level of logging; children look at it in their loops
     draining = Cell(10)         # supervisor: 1 once the daemon is stopping for good
     reload_seq = Cell(11)       # supervisor: + 1 at each reload
+    _kafka_length = Cell(12)    # membership: bytes of `kafka`
 
     def __init__(self, fd: int, changed_fd: int) -> None:
         self.fd = fd
@@ -165,6 +167,19 @@ class Shared:
         """Supervisor: forget the wake-ups so far."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.changed_fd)
+
+    @property
+    def kafka(self) -> str:
+        """Which Kafka our epochs come from, as membership has learnt it (`Admin.identity`); "" before."""
+        return bytes(self._whole[KAFKA_AT:KAFKA_AT + self._kafka_length]).decode(errors="replace")
+
+    @kafka.setter
+    def kafka(self, identity: str) -> None:
+        text = identity.encode()[:KAFKA_BYTES]
+        if text != bytes(self._whole[KAFKA_AT:KAFKA_AT + self._kafka_length]):
+            self._kafka_length = 0              # nobody may read half of it
+            self._whole[KAFKA_AT:KAFKA_AT + len(text)] = text
+            self._kafka_length = len(text)
 
     def lease_left_s(self) -> float:
         """Seconds until this host's place in the group is not certain any more; negative when it is over."""

@@ -78,7 +78,7 @@ class StaticMembership:
     def _begin(self) -> None:
         """Find out where each partition is read from. Workers wait for `topic_partitions`, which comes last."""
         settings = self._settings
-        count = ensure_topics(settings)
+        count = ensure_topics(settings, self._shared)
         beyond = [p for p in settings.partitions if p >= count]
         if beyond:
             raise FatalMembership(f"partitions {beyond} are configured, but {settings.kafka_task_topic} has {count}")

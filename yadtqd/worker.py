@@ -17,10 +17,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from yadtq import log as logs
-from yadtq.errors import KafkaConnectionError, RedisConnectionError, WorkerInitializationFailed, YADTQError
+from yadtq.errors import (
+    KafkaConnectionError,
+    KafkaReplaced,
+    RedisConnectionError,
+    WorkerInitializationFailed,
+    YADTQError,
+)
 from yadtq.result_backend import ResultBackend
 from yadtq.transport import open_consumer, open_producer
-from yadtqd import registry
+from yadtqd import kafka_identity, registry
 from yadtqd.async_runner import AsyncRunner
 from yadtqd.bookkeeper import Bookkeeper, fence
 from yadtqd.consumer import Consumer
@@ -84,6 +90,9 @@ class Worker:
             return Exit.INITIALIZATION_FAILED
         try:
             self._connect()
+        except KafkaReplaced as error:
+            log.critical("%s", error)
+            return Exit.KAFKA_REPLACED
         except YADTQError as error:
             log.critical("%s", error)
             return Exit.INITIALIZATION_FAILED
@@ -99,8 +108,7 @@ class Worker:
         opening = _InBackground(lambda: self._insist(WAITS_FOR_KAFKA, lambda: open_consumer(self._settings)))
         self._backend: ResultBackend = ResultBackend(self._settings)
         self._durability = self._backend.durability()
-        looking = _InBackground(lambda: self._insist(WAITS_FOR_REDIS,
-                                                     lambda: self._durability.durable_before(time.monotonic())))
+        looking = _InBackground(lambda: self._insist(WAITS_FOR_REDIS, self._look_at_redis))
         self._producer: Producer = self._insist(WAITS_FOR_KAFKA, lambda: open_producer(self._settings, linger_ms=0))
         timeout_s = self._settings.kafka_request_timeout_ms / 1000
         self._epoch: int = self._insist(WAITS_FOR_KAFKA, lambda: self._heartbeat.take_epoch(self._producer, timeout_s))
@@ -111,6 +119,12 @@ class Worker:
         self._fence()
         self._positions = self._committed()
         self._transport: TransportConsumer = opening.result()
+
+    def _look_at_redis(self) -> None:
+        """Which Redis is it, and does it belong to our Kafka? Before the first write."""
+        self._await_membership()
+        kafka_identity.check(self._backend, self._ctx.shared)
+        self._durability.durable_before(time.monotonic())
 
     def _insist(self, waits_for: int, connect: Callable[[], T]) -> T:
         """Try until it works or we are to end; what can't get better by itself is raised."""
@@ -136,10 +150,13 @@ class Worker:
 
     def _committed(self) -> dict[int, int]:
         """Where each partition is read from: what membership knows to be committed."""
+        self._await_membership()
+        return {p: self._table[p].committed for p in self._ctx.partitions}
+
+    def _await_membership(self) -> None:
         static = self._settings.assignment == "static"      # then we may be started before membership has looked
         while static and not self._ctx.shared.topic_partitions and not self._ended:
             time.sleep(JOIN_POLL_S)
-        return {p: self._table[p].committed for p in self._ctx.partitions}
 
     # ---- putting it together ----------------------------------------------------------------------------------------
     def _assemble(self) -> None:

@@ -109,6 +109,9 @@ def test_offsets_are_told_and_records_deleted_below_them(settings: Settings) -> 
     assert admin.committed("nobody", topic) == {}
     assert len(admin.cluster_id()) > 5
     assert admin.cluster_id() == admin.cluster_id()
+    cluster, _, heartbeats = admin.identity().partition("/")
+    assert (cluster, admin.identity()) == (admin.cluster_id(), f"{cluster}/{heartbeats}")
+    assert heartbeats
     for ask in (admin.partition_count, admin.begin_offsets, admin.end_offsets):
         with pytest.raises(UnknownTopic):
             ask("no_such_topic")

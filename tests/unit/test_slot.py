@@ -148,3 +148,13 @@ def check_whole(task: TaskInHand | None) -> bool:
     n = task.n
     assert task == TaskInHand(n, f"id-{n}-{'x' * (n % 30)}"[:40], f"type-{n}", n % 7, n, n % 5, n, n, n)
     return True
+
+
+def test_which_kafka_this_is_is_told_in_shared_memory() -> None:
+    shared = Shared.create(4, 4)
+    assert shared.kafka == ""
+    for identity in ("abc/def", "a-longer-one/" + "x" * 36, "short/-"):
+        shared.kafka = identity
+        assert Shared.attach(shared.fd).kafka == identity
+    shared.kafka = "x" * 1000
+    assert len(shared.kafka) == 256

@@ -14,6 +14,7 @@ hash tag, so that one Lua call touches one slot of a Redis Cluster only:
     yadtq:{s07}:k                       set of the `<g>:<type>` that have an index
     yadtq:r:<client id>                 pub/sub channel of one client that waits for results
     yadtq:store                         string: the store id, made by whoever comes first (a wiped Redis shows by it)
+    yadtq:kafka                         string: which Kafka the epochs in here come from, written by its first worker
 """
 from __future__ import annotations
 
@@ -57,3 +58,4 @@ def result_channel(client_id: str) -> str:
 
 
 STORE_KEY = f"{PREFIX}:store"
+KAFKA_KEY = f"{PREFIX}:kafka"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from yadtq.durability import Durability
-from yadtq.names import SHARDS, STORE_KEY, shard_of, value_key
+from yadtq.names import KAFKA_KEY, SHARDS, STORE_KEY, shard_of, value_key
 from yadtq.records import (
     STATE_NUMBER,
     STATES,
@@ -261,6 +261,11 @@ class ResultBackend:
         """The random id of what Redis holds; another one than before means that Redis was replaced by an empty one."""
         calls = [pack("SET", STORE_KEY, secrets.token_hex(8), "NX"), pack("GET", STORE_KEY)]
         return str(self.redis.run(calls, timeout_s)[1].decode())
+
+    def kafka_identity(self, mine: str, *, timeout_s: float | None = None) -> str:
+        """Which Kafka the epochs in this Redis come from: `mine`, if nobody has said so before."""
+        calls = [pack("SET", KAFKA_KEY, mine, "NX"), pack("GET", KAFKA_KEY)]
+        return str(self.redis.run(calls, timeout_s)[1].decode(errors="replace"))
 
     def info(self, section: str, *, timeout_s: float | None = None) -> dict[str, str]:
         """Sections of INFO (their names with spaces between), as text."""

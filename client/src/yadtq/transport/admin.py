@@ -206,6 +206,11 @@ class KafkaAdmin(Guarded):
         """The id of the Kafka cluster."""
         return str(self._call(self._admin.describe_cluster)["cluster_id"])
 
+    def identity(self) -> str:
+        """What epochs are counted in: cluster and heartbeat topic; see `Admin.identity`."""
+        topic = self._call(self._admin.describe_topics, [self._settings.kafka_heartbeat_topic])[0]
+        return f"{self.cluster_id()}/{topic.get('topic_id') or '-'}"
+
     def close(self) -> None:
         """Release the connections. Idempotent."""
         if not self.closed:

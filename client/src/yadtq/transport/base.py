@@ -160,6 +160,11 @@ class Admin(Protocol):
         """The id of the Kafka cluster."""
         ...
 
+    def identity(self) -> str:
+        """What epochs are counted in: the id of the cluster, `/`, and that of the heartbeat topic (`-` where brokers
+        give topics none). Another one than before: epochs begin at 1 again."""
+        ...
+
     def close(self) -> None:
         """Release the connections."""
         ...

@@ -358,6 +358,10 @@ class MemoryAdmin(_MemoryClient):
         """The id of the cluster."""
         return f"memory-{id(self._reach()):x}"
 
+    def identity(self) -> str:
+        """What epochs are counted in."""
+        return f"{self.cluster_id()}/-"
+
     def close(self) -> None:
         """Nothing to release. Idempotent."""
         self.closed = True
