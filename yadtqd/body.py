@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yadtq.task import TaskMessage
 
 OK, KO = "OK", "KO"
+LONGEST_S = 1e9         # 31 years: what the clocks of slots and timers can hold, whatever a submission says
 Call = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
@@ -99,4 +100,7 @@ def deadlines(message: TaskMessage, task_type: TaskType, settings: Settings) -> 
     grace_s = message.grace_s
     if grace_s is None:
         grace_s = settings.task_timeout_grace_s if task_type.grace_s is None else task_type.grace_s
-    return Deadlines(soft_s, soft_s + grace_s) if soft_s > 0 else Deadlines(0.0, 0.0)
+    if not soft_s > 0:
+        return Deadlines(0.0, 0.0)
+    soft_s = min(soft_s, LONGEST_S)
+    return Deadlines(soft_s, soft_s + min(grace_s, LONGEST_S))

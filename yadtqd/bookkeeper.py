@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from yadtq.errors import RedisConnectionError
 from yadtqd.exits import Exit
-from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS
+from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS, WAITS_FOR_UPGRADE
 from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class Bookkeeper(threading.Thread):
     # ---- what others see --------------------------------------------------------------------------------------------
     def _tell(self) -> None:
         kafka, redis = self._consumer.connected, self._gate.is_open
-        self._slot.waiting_for = (0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
+        self._slot.waiting_for = ((0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
+                                  | (WAITS_FOR_UPGRADE if self._consumer.waits_for_upgrade else 0))
         able = kafka and redis and self._processor.lease_holds() and not self._consumer.all_paused
         lag = 0
         for partition in self._partitions:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from yadtq.errors import InvalidMessage, OffsetOutOfRange, RedisConnectionError, YADTQError
+from yadtq.errors import InvalidMessage, OffsetOutOfRange, RedisConnectionError, UnsupportedVersion, YADTQError
 from yadtq.result_backend import ClaimEntry
 from yadtq.task import TaskMessage, decode_message
 from yadtqd.exits import Exit
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 IDLE_POLL_S = 0.5           # how long a poll waits for records; `wake` ends it
 LOOK_S = 0.1                # how often the partition table is looked at while there is work
 BACK_OFF_S = 0.2            # after an error of Kafka's
+COMPLAIN_S = 30.0
 
 
 class Consumer(threading.Thread):
@@ -52,9 +53,10 @@ class Consumer(threading.Thread):
         self._ready, self._window, self._settled = ready, window, settled
         self._partitions: tuple[int, ...] = ()
         self._paused: frozenset[int] = frozenset()
+        self._newer: set[int] = set()            # partitions in which a record of a newer version waits
         self._again: deque[Held] = deque()       # from other threads: to be claimed again
         self._copies: deque[Held] = deque()      # from the bookkeeper
-        self._looked = 0.0
+        self._looked = self._complain_at = 0.0
         self._stop = threading.Event()
 
     # ---- called by other threads ------------------------------------------------------------------------------------
@@ -87,6 +89,11 @@ class Consumer(threading.Thread):
         return self._transport.connected
 
     @property
+    def waits_for_upgrade(self) -> bool:
+        """Is there a record that only a newer YADTQ can read?"""
+        return bool(self._newer)
+
+    @property
     def all_paused(self) -> bool:
         """Is there nothing that it may fetch?"""
         return len(self._paused) == len(self._partitions)
@@ -112,7 +119,10 @@ class Consumer(threading.Thread):
             self._look_around()
         window = self._window()
         room = window - self._ledger.open
-        if room < max(1, window // 4) or not self._gate.is_open or self._ledger.full():
+        full = self._ledger.full()
+        if room < max(1, window // 4) or not self._gate.is_open or full:
+            if full:
+                self._complain(now)
             self._settled.wait(LOOK_S)
             self._settled.clear()
             return
@@ -127,11 +137,18 @@ class Consumer(threading.Thread):
             if records:
                 self._take(records)
 
+    def _complain(self, now: float) -> None:
+        """Too much is recorded that may not be committed yet: say so, or nobody knows why nothing goes on."""
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_S
+            log.warning("nothing more is fetched: too many results wait until Redis is known to have them on disk (the "
+                        "setting durability), or for a task before them that has not ended")
+
     def _look_around(self) -> None:
         """Obey pauses; tell how far the logs reach."""
         for partition, end in self._transport.high_watermarks().items():
             self._table[partition].end_offset = end
-        paused = frozenset(p for p in self._partitions if self._table[p].paused)
+        paused = frozenset(p for p in self._partitions if self._table[p].paused or p in self._newer)
         if paused != self._paused:
             self._transport.pause(paused - self._paused)
             self._transport.resume(self._paused - paused)
@@ -142,6 +159,7 @@ class Consumer(threading.Thread):
         log.warning("%s; partition %d is read from its beginning at %d: tasks are lost unless they were cleared",
                     error.message, error.partition, error.earliest)
         self._ledger.skip(error.partition, error.earliest)
+        self._newer.discard(error.partition)
         positions = {p: self._ledger.next_offset(p) for p in self._partitions}
         self._transport.assign(self._settings.kafka_task_topic, positions)
         self._paused = frozenset()
@@ -149,13 +167,24 @@ class Consumer(threading.Thread):
     def _take(self, records: list[Record]) -> None:
         fetched: list[Held] = []
         for record in records:
+            if record.partition in self._newer:
+                continue                         # nor what comes behind it: offsets never go back
             try:
                 message = decode_message(record.value)
+            except UnsupportedVersion as error:
+                self._await_upgrade(record, error)
             except InvalidMessage as error:
                 fetched.append(self._invalid(record, error))
             else:
                 fetched.append(Held(record.partition, record.offset, message, len(record.value)))
         self._claim(self._ledger.take(fetched))
+
+    def _await_upgrade(self, record: Record, error: UnsupportedVersion) -> None:
+        """The record is sound: it stays where it is, and the partition with it, until YADTQ is upgraded here."""
+        log.critical("partition %d offset %d: %s; nothing more is read from this partition", record.partition,
+                     record.offset, error)
+        self._newer.add(record.partition)
+        self._look_around()
 
     def _invalid(self, record: Record, error: InvalidMessage) -> Held:
         """What is no task is published to the dead letters as it is, and then done."""

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 GIVEN_UP = frozenset({TaskCrashed.code})    # errors of tasks that end in the dead-letter topic
 RETRY_S = 1.0
+OVERHEAD = 32_768       # bytes of a letter beside the original, the whole error included
+CUT = 4096              # bytes that are kept of an original that is too large
 
 
 class DeadLetters:
@@ -38,6 +40,7 @@ class DeadLetters:
                  on_forgotten: Callable[[list[Held]], None]) -> None:
         self._topic, self._producer, self._backend = settings.kafka_dead_letter_topic, producer, backend
         self._ledger, self._worker_id = ledger, worker_id
+        self._room = settings.kafka_max_message_bytes - OVERHEAD
         self._lease_holds, self._wake, self._on_forgotten = lease_holds, wake, on_forgotten
         self._to_publish: deque[Held] = deque()
         self._published: deque[Held] = deque()      # acknowledged
@@ -50,10 +53,15 @@ class DeadLetters:
     def make(self, held: Held, task_id: str, code: str, message: str, *, error: bytes = b"",
              original: bytes | None = None) -> bytes:
         """The letter of a task (or of what is none: `original` is its record's value)."""
+        if original is None:
+            original = encode_message(held.message)
+        if len(original) > self._room:      # a record that was compressed may be any size: its letter must fit a record
+            message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
+            original = original[:CUT]
         return encode_dead_letter(DeadLetter(
             id=task_id, task=held.message.task, code=code, message=message, partition=held.partition,
             offset=held.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, error=error,
-            original=encode_message(held.message) if original is None else original))
+            original=original))
 
     def publish(self, batch: Iterable[Held]) -> None:
         """Publish the letter (`follow`) of each, then count it as done."""

@@ -21,6 +21,7 @@ CELL_BYTES = 8
 
 WAITS_FOR_KAFKA = 1     # bits of Slot.waiting_for
 WAITS_FOR_REDIS = 2
+WAITS_FOR_UPGRADE = 4   # a record of a newer version stands in a partition: it is sound, and waits
 
 _HALF = struct.Struct("<8q40s88s")   # n, started, soft, hard, partition, offset, attempt, lengths; task id; task type
 _HALVES_AT = (128, 320)              # bytes; the sixteen cells before them are the single ones
@@ -68,7 +69,7 @@ class SlotView(NamedTuple):
     beat_ns: int        # CLOCK_MONOTONIC
     epoch: int
     soft_for: int
-    waiting_for: int    # WAITS_FOR_KAFKA | WAITS_FOR_REDIS
+    waiting_for: int    # WAITS_FOR_KAFKA | WAITS_FOR_REDIS | WAITS_FOR_UPGRADE
     done: int
     failed: int
     retried: int

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yadtqd.shared import Shared
-from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS, SlotView
+from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS, WAITS_FOR_UPGRADE, SlotView
 from yadtqd.worker_handle import WorkerHandle
 from yadtqd.worker_state import WorkerState
 
@@ -42,6 +42,9 @@ def reasons(handles: Iterable[WorkerHandle], shared: Shared, settings: Settings,
             waits.setdefault(f"Kafka at {', '.join(settings.bootstrap)}", []).append(handle.name)
         if waiting_for & WAITS_FOR_REDIS:
             waits.setdefault(f"Redis at {redis_address(settings)}", []).append(handle.name)
+        if waiting_for & WAITS_FOR_UPGRADE:
+            waits.setdefault("an upgrade: a newer YADTQ has written a record that this one can't read", []).append(
+                handle.name)
     found += [f"{_some(names)} waiting for {what}" for what, names in waits.items()]
     if shared.joined and not lease_held:
         found.append("the lease of this host is over: its partitions are not worked on until the group confirms them")

@@ -21,6 +21,7 @@ from yadtq.result_backend import ClaimEntry
 from yadtq.task import decode_error
 from yadtq.transport import open_consumer
 from yadtqd.exits import Exit
+from yadtqd.slot import WAITS_FOR_UPGRADE
 from yadtqd.worker_state import WorkerState
 
 pytestmark = pytest.mark.integration
@@ -100,6 +101,48 @@ def test_what_is_no_task_goes_to_the_dead_letters_and_is_passed(worker_settings:
         assert {letter.code for letter in letters} == {"INVALID_MESSAGE"}
         assert {letter.id for letter in letters} == {"0:0", "0:1", "0:2"}
         until(lambda: host.shared.partitions[0].watermark == 4, "the watermark")
+
+
+def test_a_record_of_a_newer_version_waits_with_all_behind_it(worker_settings: Settings, user: QueueUser) -> None:
+    """It is sound: it must not be dead-lettered, nor passed by a commit, nor may the worker be taken for stuck."""
+    newer = b"\x9f\x02" + bytes(14)                  # an array whose first element, the version, is 2
+    before = user.submit("addition", 1, 2)
+    user.producer.send(worker_settings.kafka_task_topic, 0, newer)
+    behind = user.submit("addition", 2, 2)
+    elsewhere = user.submit("addition", 3, 2, partition=1)
+    with RoleHost(worker_settings, own=(0, 1)) as host:
+        host.start("worker", "w0", (0, 1))
+        assert user.results([before, elsewhere]) == [3, 5]
+        until(lambda: host.shared.partitions[0].watermark == 1, "the watermark in front of it")
+        until(lambda: host.slot("w0").waiting_for == WAITS_FOR_UPGRADE, "the worker says so")
+        time.sleep(1)
+        record = user.record(behind)
+        assert record is not None
+        assert record.state == "Q"
+        assert host.shared.partitions[0].watermark == 1
+        later = user.submit("addition", 4, 2, partition=1)
+        assert user.result(later) == 6               # the other partition goes on
+
+
+def test_a_dead_letter_fits_whatever_its_record_was(quick: Settings, quick_user: QueueUser) -> None:
+    """Else it could never be published, and no commit would pass the record."""
+    large = b"no task" + bytes(quick.kafka_max_message_bytes - 200)
+    quick_user.producer.send(quick.kafka_task_topic, 0, large)
+    after = quick_user.submit("addition", 1, 2)
+    with RoleHost(quick, own=(0,)) as host:
+        host.start("worker", "w0", (0,))
+        assert quick_user.result(after) == 3
+        until(lambda: host.shared.partitions[0].watermark == 2, "the watermark")
+        letter = decode_dead_letter(records_of(quick, quick.kafka_dead_letter_topic, 1)[0])
+        assert letter.original == large[:4096]
+        assert f"{len(large):,} bytes" in letter.message
+
+
+def test_a_time_out_beyond_all_clocks_is_no_poison(quick: Settings, quick_user: QueueUser) -> None:
+    with RoleHost(quick, own=(0,)) as host:
+        host.start("worker", "w0", (0,))
+        for seconds in (1e12, 1e300, float("inf")):
+            assert quick_user.result(quick_user.submit("addition", 1, 2, timeout_s=seconds, grace_s=seconds)) == 3
 
 
 def test_heartbeats_and_the_epoch_come_from_the_log(quick: Settings, quick_user: QueueUser) -> None:

@@ -158,9 +158,10 @@ def test_golden_bytes(message: TaskMessage, golden: str) -> None:
     assert decode_message(memoryview(bytes.fromhex(golden))) == message
 
 
-@given(st.builds(TaskMessage, v=st.just(1), id=st.text(), task=st.text(), args=st.binary(), kwargs=st.binary(),
-                 n=st.integers(0, 2**32), g=st.integers(0, 2**60), submitted_ms=st.integers(0, 2**48),
-                 key=st.none() | st.text(), timeout_s=st.none() | st.floats(allow_nan=False),
+@given(st.builds(TaskMessage, v=st.just(1), id=st.text(min_size=1), task=st.text(min_size=1), args=st.binary(),
+                 kwargs=st.binary(), n=st.integers(0, 2**31 - 1), g=st.integers(0, 2**31 - 1),
+                 submitted_ms=st.integers(0, 2**48), key=st.none() | st.text(),
+                 timeout_s=st.none() | st.floats(0, allow_nan=False),
                  expires_ms=st.none() | st.integers(0, 2**48), max_retries=st.none() | st.integers(0, 99)))
 def test_messages_come_out_as_they_went_in(message: TaskMessage) -> None:
     assert decode_message(encode_message(message)) == message
@@ -212,3 +213,16 @@ def test_messages_and_records_are_frozen() -> None:
     record = TaskRecord(id=ID, task="t", status=TaskStatus.QUEUED)
     with pytest.raises(AttributeError):
         record.status = TaskStatus.FAILED  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", [
+    {"id": ""}, {"id": "x" * 513}, {"task": ""}, {"task": "x" * 70_000}, {"n": -1}, {"n": 1 << 40}, {"g": 1 << 40},
+    {"submitted_ms": 1 << 60}, {"timeout_s": float("nan")}, {"timeout_s": -1.0}, {"grace_s": float("nan")},
+    {"replay": 1 << 16}, {"expires_ms": -5},
+])
+def test_what_records_and_clocks_can_not_hold_is_no_message(field: dict[str, Any]) -> None:
+    """A foreign producer may write anything; one such record must not damage the batch that it comes with."""
+    sound = {"id": "i", "task": "t", "args": b"\x90", "submitted_ms": 1}
+    assert decode_message(encode_message(TaskMessage(**sound))).id == "i"
+    with pytest.raises(InvalidMessage):
+        decode_message(encode_message(TaskMessage(**(sound | field))))

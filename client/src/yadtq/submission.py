@@ -25,6 +25,8 @@ Task = str | Callable[..., Any]    # a task type: its name, or the function that
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")           # as `yadtq.tasks` declares them
 _ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+_LONGEST_S = 1_000_000_000                                        # 31 years
+_MOST_RETRIES = 1_000_000
 _MAX_KEY_LENGTH = 1024                                            # characters
 
 _names: dict[object, str] = {}
@@ -208,13 +210,15 @@ def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
         if not _is_number(value) or value < 0 or (value == 0 and not zero_allowed):
             wanted = "0 or more" if zero_allowed else "above 0"
             raise InvalidTask(f"{name} must be a number of seconds, {wanted}, not {value!r}")
+        if value > _LONGEST_S:
+            raise InvalidTask(f"{name} may be at most {_LONGEST_S:,} s, not {value!r}")
         if name == "expires_s":
             fields["expires_ms"] = now_ms + round(value * 1000)
         else:
             fields[name] = float(value)
     retries = entry.get("max_retries")
     if retries is not None:
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise InvalidTask(f"max_retries must be a whole number, 0 or more, not {retries!r}")
+        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= _MOST_RETRIES:
+            raise InvalidTask(f"max_retries must be a whole number from 0 to {_MOST_RETRIES:,}, not {retries!r:.100}")
         fields["max_retries"] = retries
     return fields

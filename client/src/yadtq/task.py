@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -139,25 +140,33 @@ def submitted_ms(task_id: str) -> int:
     raise InvalidTask(f"{task_id[:60]!r} is no task id (a UUIDv7 such as 0198c5d2-9f6a-7b3c-8d4e-5f6071829304)")
 
 
+# ---- bounds of a message: what Redis' records and the workers' clocks can hold; checked when one is decoded ----------
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0)]                      # no NaN either
+_Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+_Small = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+
+
 # ---- the message ----------------------------------------------------------------------------------------------------
 class TaskMessage(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A task on its way through Kafka, one attempt of it. The order of the fields *is* the format."""
 
     v: int = WIRE_VERSION
-    id: str
-    task: str                           # the task type's name
+    id: _Text
+    task: _Text                         # the task type's name
     args: bytes                         # codec.encode of the list of positional arguments
     kwargs: bytes = b""                 # codec.encode of the dict of keyword arguments; empty: none
-    n: int = 0                          # attempt, from 0
-    g: int = 0                          # clear number of its shard when it was submitted
-    submitted_ms: int
+    n: _Count = 0                       # attempt, from 0
+    g: _Count = 0                       # clear number of its shard when it was submitted
+    submitted_ms: _Time
     key: str | None = None              # tasks with the same key go to the same partition
-    timeout_s: float | None = None      # soft time-out; None: the type's or the installation's
-    grace_s: float | None = None        # hard = soft + grace
-    expires_ms: int | None = None       # not started any more after this Unix time
-    due_ms: int | None = None           # not started before this Unix time
-    max_retries: int | None = None      # None: the type's
-    replay: int = 0                     # how often it was replayed from the dead letters
+    timeout_s: _Seconds | None = None   # soft time-out; None: the type's or the installation's
+    grace_s: _Seconds | None = None     # hard = soft + grace
+    expires_ms: _Time | None = None     # not started any more after this Unix time
+    due_ms: _Time | None = None         # not started before this Unix time
+    max_retries: _Count | None = None   # None: the type's
+    replay: _Small = 0                  # how often it was replayed from the dead letters
     follow: bytes = b""                 # what follows it
 
 
