@@ -47,7 +47,11 @@ QUEUE_MESSAGES, QUEUE_KBYTES = 10_000, 16_384  # read ahead: hides a round trip,
 def _new_producer(settings: Settings, linger_ms: int, on_error: Any) -> _Producer:
     return _Producer(librdkafka_config(settings) | {
         "acks": "all",
-        "enable.idempotence": True,  # five requests under way, no duplicates and no reordering when they are repeated
+        "enable.idempotence": True,  # no duplicate when a request is repeated
+        # With more, acknowledged records can be lost (seen): a broker that does not know the producer yet, as in a new
+        # partition, may refuse its first request and take the second; the first, repeated, then counts as a duplicate,
+        # which librdkafka reports as a success. One at a time costs nothing: what comes meanwhile makes larger batches.
+        "max.in.flight.requests.per.connection": 1,
         "delivery.timeout.ms": 2_147_483_647,  # the caller decides how long to wait; a time-out here proves nothing
         "linger.ms": linger_ms,
         "batch.size": BATCH_BYTES,
@@ -216,20 +220,29 @@ class LibrdkafkaProducer(Guarded):
         size = len(message)
         self._pending.done(size)
         if on_done is not None:
-            if error is None:
-                _call(on_done, message.offset(), None)
+            offset = message.offset()
+            if error is None and offset is not None:
+                _call(on_done, offset, None)
             else:
-                _call(on_done, -1, from_librdkafka(error, size, self._limit))
+                _call(on_done, -1, self._failure(error, size))
+
+    def _failure(self, error: KafkaError | None, size: int) -> YADTQError:
+        """Success without an offset means "a duplicate, which must be there already": nobody has seen it there."""
+        if error is None:
+            return KafkaConnectionError("Kafka took the record for a duplicate: whether it is there is not known")
+        return from_librdkafka(error, size, self._limit)
 
     def _done_many(self, on_done: OnManyDone | None, index: int, error: KafkaError | None, message: Message) -> None:
-        size = len(message)
-        self._pending.done(size)
+        pending = self._pending  # `done` written out: the hottest lines of a batch
+        pending._done += 1
+        pending._done_bytes += len(message)
         if on_done is not None:
             try:
-                if error is None:
-                    on_done(index, message.offset() or 0, None)
+                offset = message.offset()
+                if error is None and offset is not None:
+                    on_done(index, offset, None)
                 else:
-                    on_done(index, -1, from_librdkafka(error, size, self._limit))
+                    on_done(index, -1, self._failure(error, len(message)))
             except Exception:  # the caller's; the other reports go on
                 log.exception("on_done failed")
 
