@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -407,6 +407,32 @@ def test_a_forked_child_is_refused_and_its_exit_neither_hangs_nor_crashes(settin
 
 def test_auto_takes_librdkafka_where_it_is_installed(kafka: KafkaServer, topic_prefix: str) -> None:
     assert chosen(settings_of("auto", kafka.bootstrap, topic_prefix)) == "librdkafka"
+
+
+@pytest.mark.parametrize("transport", REAL)
+def test_what_is_sent_to_partitions_that_are_just_being_created_is_not_lost(
+        transport: str, kafka: KafkaServer, topic_prefix: str) -> None:
+    """A broker refuses the first requests for a partition that it has not opened yet, and takes those behind them.
+
+    That lost acknowledged records of librdkafka's idempotent producer while it had several requests under way.
+    """
+    for attempt in range(6):
+        settings = settings_of(transport, kafka.bootstrap, f"{topic_prefix}_{attempt}", num_partitions=24)
+        reports = Reports()
+        admin: Any = open_admin(settings)
+        admin._admin.create_topics({settings.kafka_task_topic: {"num_partitions": 24}})
+        while not admin._partition_counts([settings.kafka_task_topic])[settings.kafka_task_topic]:
+            pass  # not a moment later than it is visible
+        with producing(settings) as producer:
+            for n in range(720):
+                producer.send(settings.kafka_task_topic, n % 24, b"%d" % n, None, reports.one(n))
+                time.sleep(0.0002)
+            assert producer.flush(30) == 0
+        assert not reports.errors
+        assert admin.end_offsets(settings.kafka_task_topic) == dict.fromkeys(range(24), 30)
+        assert all(reports.offsets[n] == n // 24 for n in range(720))
+        admin._admin.delete_topics([settings.kafka_task_topic])
+        admin.close()
 
 
 @pytest.mark.parametrize("transport", REAL)
