@@ -16,7 +16,7 @@ the real ones, and so are the states. What it does not have: time-outs of tasks,
 """
 from __future__ import annotations
 
-import asyncio
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -171,5 +171,5 @@ def _stand_in(name: str, handler: Callable[..., Any]) -> TaskType:
     declaration = getattr(handler, "__yadtq__", None)
     if isinstance(declaration, TaskType):
         return declaration
-    kind: Any = "async" if asyncio.iscoroutinefunction(handler) else "sync"
+    kind: Any = "async" if inspect.iscoroutinefunction(handler) else "sync"
     return TaskType(name=name, handler=handler, kind=kind, module=getattr(handler, "__module__", "") or "")
