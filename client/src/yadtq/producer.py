@@ -101,11 +101,7 @@ class Submitter:
         again: Sequence[Prepared] = prepared
         while again:
             run.send_all(again)
-            if run.failure is not None or not run.cleared:
-                break
-            numbers = self._clear_numbers.refresh()
-            again = [one.stamped(numbers[shard_of(one.message.id)]) for one in run.cleared]
-            run.cleared = []
+            again = run.stamped_anew(self._clear_numbers)
         run.raise_failure([one.message.id for one in prepared])
 
 
@@ -196,6 +192,20 @@ class _Run:
             for index, error in acks.errors.items():
                 self._refuse(chunk[index].message.id, error)
         return True
+
+    def stamped_anew(self, clear_numbers: ClearNumbers) -> Sequence[Prepared]:
+        """What was cleared while it was submitted, to be produced again; after a failure it is told."""
+        cleared, self.cleared = self.cleared, []
+        if not cleared:
+            return ()
+        if self.failure is None:
+            try:
+                numbers = clear_numbers.refresh()
+                return [one.stamped(numbers[shard_of(one.message.id)]) for one in cleared]
+            except YADTQError as error:
+                self.failure = error
+        self.unknown.update((one.message.id, self.failure) for one in cleared)
+        return ()
 
     def _refuse(self, task_id: str, error: YADTQError) -> None:
         if isinstance(error, REFUSALS):

@@ -62,6 +62,9 @@ class Waiter:
         now = self._clock()
         for some, sink in waits:
             self.table.add(some, sink, now)
+        if self._stopping.is_set():                 # closed meanwhile: perhaps before these were in the table
+            self.table.abandon(_closed())
+            return
         ids = waits[0][0] if len(waits) == 1 else list(dict.fromkeys(chain.from_iterable(some for some, _ in waits)))
         if not self._subscribed.is_set() and not self._subscribed.wait(min(SUBSCRIBE_S, look_s or SUBSCRIBE_S)):
             self.table.look_again(ids)              # Redis is away: the thread goes on trying
@@ -96,7 +99,7 @@ class Waiter:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
-        self.table.abandon(ClientClosed("the client was closed while somebody waited for a result"))
+        self.table.abandon(_closed())
 
     def _wake(self) -> None:
         subscription = self._subscription
@@ -171,6 +174,10 @@ class Waiter:
 
     def _limited(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else min(timeout_s, self._call_s)
+
+
+def _closed() -> ClientClosed:
+    return ClientClosed("the client was closed while somebody waited for a result")
 
 
 def outcome_of_push(push: Push) -> Outcome:

@@ -1,0 +1,99 @@
+"""What a submission tells when things go wrong in the middle: nothing that was given in is left out in silence."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from yadtq.errors import ClientClosed, RedisConnectionError, TaskSubmissionTimeout
+from yadtq.producer import CHUNK, ClearNumbers, Submitter
+from yadtq.records import SubmitEntry
+from yadtq.sinks import OneSink
+from yadtq.submission import Prepared
+from yadtq.task import TaskMessage
+from yadtq.waiter import Waiter
+
+
+class FakeBackend:
+    """Answers each `submit` with what `plan` has next: an answer for all, or an error to raise."""
+
+    def __init__(self, *plan: Any, numbers: Any = None) -> None:
+        self.plan, self.numbers = list(plan), numbers
+
+    def submit(self, entries: Sequence[SubmitEntry], timeout_s: float) -> list[str]:
+        step = self.plan.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return [step] * len(entries)
+
+    def clear_numbers(self) -> list[int]:
+        if isinstance(self.numbers, Exception):
+            raise self.numbers
+        return self.numbers or [0] * 16
+
+    def cancel(self, ids: Sequence[str]) -> list[str]:
+        return ["CONFIRMED"] * len(ids)
+
+
+class FakeProducer:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send_many(self, topic: str, items: Sequence[tuple[int, bytes, bytes | None]], on_done: Any) -> None:
+        self.sent += [value for _, value, _ in items]
+        for index in range(len(items)):
+            on_done(index, index, None)
+
+
+def submitter(backend: FakeBackend) -> tuple[Submitter, FakeProducer]:
+    producer = FakeProducer()
+    connections: Any = SimpleNamespace(backend=backend, kafka=SimpleNamespace(producer=producer, partitions=1),
+                                       settings=SimpleNamespace(kafka_task_topic="t"))
+    return Submitter(connections, ClearNumbers(connections)), producer
+
+
+def prepared(count: int) -> list[Prepared]:
+    return [Prepared(TaskMessage(id=f"i{n}", task="t", args=b"\x90", submitted_ms=1), 0, b"", None)
+            for n in range(count)]
+
+
+def test_what_was_cleared_meanwhile_is_stamped_and_produced_anew() -> None:
+    submit, producer = submitter(FakeBackend("CLEARED", "DONE", numbers=[7] * 16))
+    submit.submit(prepared(3), 1.0)
+    assert len(producer.sent) == 6
+
+
+def test_what_was_cleared_before_a_failure_is_told() -> None:
+    """Its message will be thrown away by the workers: who is not told would wait for ever."""
+    submit, _ = submitter(FakeBackend("CLEARED", RedisConnectionError()))
+    with pytest.raises(TaskSubmissionTimeout) as caught:
+        submit.submit(prepared(CHUNK + 1), 1.0)
+    assert set(caught.value.task_ids) == {f"i{n}" for n in range(CHUNK + 1)}
+
+
+def test_what_was_cleared_is_told_when_redis_then_goes_away() -> None:
+    submit, _ = submitter(FakeBackend("CLEARED", numbers=RedisConnectionError()))
+    with pytest.raises(TaskSubmissionTimeout) as caught:
+        submit.submit(prepared(2), 1.0)
+    assert set(caught.value.task_ids) == {"i0", "i1"}
+
+
+def test_a_wait_that_begins_while_the_client_closes_ends() -> None:
+    """Between the check that the client is open and the entry into the table, close() may run to its end."""
+    subscription = SimpleNamespace(get=lambda timeout_s: threading.Event().wait(0.01) or [], wake=lambda: None,
+                                   close=lambda: None)
+    backend: Any = SimpleNamespace(subscribe=lambda client_id: subscription, watch=lambda ids, client_id, timeout_s: [])
+    waiter = Waiter(backend, SimpleNamespace(look=lambda *_: None), "c", 1.0)  # type: ignore[arg-type]
+    start = waiter._start
+
+    def start_and_lose_the_race() -> None:
+        start()
+        waiter.close(5)
+    waiter._start = start_and_lose_the_race  # type: ignore[method-assign]
+    sink = OneSink()
+    waiter.begin(["a"], sink)
+    assert sink.outcome is not None
+    assert isinstance(sink.outcome.lost, ClientClosed)
