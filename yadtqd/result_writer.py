@@ -93,8 +93,8 @@ class ResultWriter:
             for held in late:
                 held.end = held.follow = None
             self._on_late(late)
-        self._count(done)
         follow = [held for held in done if held.follow is not None]
+        self._count(done, crashed=len(follow))
         if follow:
             for held in follow:
                 held.claim_round = round_
@@ -104,6 +104,6 @@ class ResultWriter:
             self._pending.extendleft(reversed(done))     # Redis was restarted meanwhile: written again
         self.settled.set()
 
-    def _count(self, done: list[Held]) -> None:
+    def _count(self, done: list[Held], crashed: int) -> None:
         failed = sum(held.end is not None and held.end.end == "KO" for held in done)
-        self._slot.count(done=len(done) - failed, failed=failed)
+        self._slot.count(done=len(done) - failed, failed=failed, crashed=crashed)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from yadtq.result_backend import Claim
 
 
+SEVERAL = "*"       # in a slot: more than it can name
+
+
 class Suspicion:
     """`witnessed`: the end of the worker before us was seen; `named`: ids that stood in its slot."""
 
     def __init__(self, *, witnessed: bool, named: Iterable[str]) -> None:
-        self._witnessed = witnessed
         self._named = frozenset(named)
+        self._witnessed = witnessed and SEVERAL not in self._named
 
     def falls_on(self, task_id: str, claim: Claim) -> bool:
         """Must this task, which may run, run alone?"""

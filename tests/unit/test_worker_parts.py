@@ -48,6 +48,7 @@ def run(handler: Callable[..., Any], sent: TaskMessage | None = None, limit: int
     (True, ("i",), Claim("RUN", suspect=True), True),
     (True, (), Claim("RUN", suspect=True, lone=1), True),    # it ran alone, and nobody saw the end
     (True, (), Claim("RUN", seen=1), True),                  # it has crashed before
+    (True, ("*",), Claim("RUN", suspect=True), True),        # it ran more than its slot could name
 ])
 def test_suspicion(witnessed: bool, named: tuple[str, ...], claim: Claim, falls: bool) -> None:
     assert Suspicion(witnessed=witnessed, named=named).falls_on("i", claim) is falls
