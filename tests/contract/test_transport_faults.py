@@ -197,7 +197,7 @@ def test_no_broker_at_the_start_is_an_error_within_the_deadline(topic_prefix: st
                 open_one(settings)
             assert time.monotonic() - start_s < 4
         # librdkafka ends its threads behind our back; neither library may leave more with each attempt.
-        wait_for(lambda b=before: threading.active_count() <= b[0] and len(os.listdir("/proc/self/fd")) <= b[1], 5,
+        wait_for(lambda b=before: threading.active_count() <= b[0] and len(os.listdir("/proc/self/fd")) <= b[1], 30,
                  "nothing is left")
 
 

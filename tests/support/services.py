@@ -95,9 +95,14 @@ class _Breakable(local_servers.Server):
             self.process.wait(10)
 
     def freeze(self) -> None:
-        """SIGSTOP: its connections stay open and nothing answers."""
+        """SIGSTOP, until every thread has stopped: its connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
         self.frozen = True
+        deadline = time.monotonic() + 5
+        while any(_state(task) not in "tTZX" for task in Path(f"/proc/{self.pid}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.name} did not stop within 5 s of SIGSTOP")
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """SIGCONT."""
@@ -108,6 +113,14 @@ class _Breakable(local_servers.Server):
         """Stop it unless it is down already; start it on the same port with the same data."""
         self.stop()
         self.start()
+
+
+def _state(task: Path) -> str:
+    """The state letter of a thread; X when it is gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 class KafkaServer(_Breakable, local_servers.Kafka):
