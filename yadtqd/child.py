@@ -115,7 +115,8 @@ def _child(ctx: ChildContext, run: Role, close_fds: Collection[int], supervisor:
             with contextlib.suppress(OSError):
                 os.close(fd)
         faulthandler.register(signal.SIGUSR2, file=sys.__stderr__ or 2, all_threads=True)
-        _libc.prctl(_PR_SET_NAME, f"yadtqd {ctx.name}".encode()[:15], 0, 0, 0)
+        # No space in it: Python 3.12's own look for threads before a fork counts the fields of /proc/self/stat by them
+        _libc.prctl(_PR_SET_NAME, f"yadtqd:{ctx.name}".encode()[:15], 0, 0, 0)
         gc.enable()                         # off in the supervisor, whose objects are frozen
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = int(run(ctx))

@@ -62,6 +62,7 @@ def launch(run: Callable[[ReadyPipe], int], log_file: str, keep_fds: list[int]) 
         os.close(read_fd)
         _become_daemon(run, ReadyPipe(write_fd), log, keep_fds)
     os.close(write_fd)
+    log.close()
     for fd in keep_fds:
         os.close(fd)    # the lock is the daemon's from here on
     os.waitpid(pid, 0)

@@ -43,6 +43,22 @@ print(json.dumps([seen["at"] == everything, wait(made), len(signal.pthread_sigma
 """) == [True, [True, 0], 0]
 
 
+def test_a_child_may_fork_without_a_warning_however_nice_it_is():
+    """Python 3.12 on counts threads in /proc/self/stat before a fork, and a space in the name shifts its fields."""
+    assert run("""
+import warnings
+os.nice(3)
+def forks(ctx):
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as seen:
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+    return len(seen) + 10 * (" " in open("/proc/self/comm").read())
+print(json.dumps(wait(fork(context(), forks, []))))
+""") == [True, 0]
+
+
 def test_signals_to_a_young_child_do_not_reach_the_parents_wake_up_fd():
     assert run("""
 from yadtqd.wakeup import Wakeup
