@@ -159,12 +159,19 @@ class Supervisor:
                 log.info("%s: %s", signal.Signals(signum).name, "drain" if self._phase is Phase.RUN else "stop at once")
                 self.drain() if self._phase is Phase.RUN else self.stop()
             elif signum == signal.SIGHUP:
-                with contextlib.suppress(YADTQError):   # it is in the log
-                    self.reload()
+                self._reload_as_told()
             elif signum == signal.SIGUSR1:
                 log.info("state: %s", self.snapshot())
             elif signum == signal.SIGCHLD:
                 strays.sweep(self._fleet.sweepable())
+
+    def _reload_as_told(self) -> None:
+        try:
+            self.reload()
+        except YADTQError as error:
+            log.debug("no reload: %s", error)           # it is in the log
+        except Exception:
+            log.exception("the reload failed")          # a bad file must not end the workers
 
     def _follow_ownership(self, now_ns: int) -> None:
         if self._phase is Phase.RUN:

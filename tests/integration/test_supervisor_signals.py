@@ -112,6 +112,10 @@ def test_a_bad_configuration_changes_nothing(tmp_path):
         with pytest.raises(ControlError, match="task_timeout"):
             daemon.call("reload")
         assert pids(daemon) == before
+        (tmp_path / "reload.json").write_text("{")          # an error that nobody foresaw ends nobody either
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait(lambda: "the reload failed" in daemon.log())
+        assert pids(daemon) == before
 
 
 def test_restart_of_one_and_of_all_on_request(tmp_path):

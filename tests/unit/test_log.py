@@ -380,3 +380,20 @@ def test_setup_limits_the_libraries() -> None:
         LOGGER.info("mine %d", n)
     assert stream.getvalue().count("down") == 1
     assert stream.getvalue().count("mine") == 50
+
+
+def test_a_log_file_whose_folder_is_gone_ends_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The supervisor would take all its workers along; and the file comes back with its folder."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    file = folder / "yadtqd.log"
+    log.setup(Settings(log_file=str(file)), process="supervisor")
+    logging.getLogger("yadtqd.x").warning("first")
+    for one in folder.iterdir():
+        one.unlink()
+    folder.rmdir()
+    logging.getLogger("yadtqd.x").warning("second")
+    folder.mkdir()
+    logging.getLogger("yadtqd.x").warning("third")
+    assert "third" in file.read_text()
+    assert "FileNotFoundError" in capfd.readouterr().err

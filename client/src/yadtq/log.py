@@ -140,6 +140,13 @@ class _Ours:
 class _File(_Ours, logging.handlers.WatchedFileHandler):
     """A log file that is opened anew after logrotate has moved it; every process of the daemon appends to it."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line. A folder that is gone or closed to us must not end whoever has something to say."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
 
 class _Stream(_Ours, logging.StreamHandler[IO[str]]):
     """Standard error, where it is a terminal or a file."""
