@@ -250,7 +250,7 @@ def test_a_hard_time_out_is_an_end_and_no_retry(quick: Settings, quick_user: Que
     with RoleHost(quick, own=(0,)) as host:
         host.start("worker", "w0", (0,))
         task_id = quick_user.submit("t.note", str(journal), "ran", 30)
-        until(journal.exists, "its start")
+        until(lambda: journal.exists() and journal.read_text(), "its start")
         host.kill("w0")
         host.status("w0")
         host.start("worker", "w0", (0,), hard=((task_id, 0, 0, 0),))
@@ -327,7 +327,7 @@ def test_drain_ends_what_runs_and_leaves_the_rest(quick: Settings, quick_user: Q
     with RoleHost(quick, own=(0,)) as host:
         host.start("worker", "w0", (0,))
         ids = quick_user.send([quick_user.message("t.note", str(journal), str(n), 1.0) for n in range(10)], partition=0)
-        until(journal.exists, "the first task")
+        until(lambda: journal.exists() and journal.read_text(), "the first task")
         host.kill("w0", signal.SIGTERM)
         until(lambda: host.slot("w0").state == WorkerState.STOPPING, "STOPPING")
         assert host.status("w0") == Exit.OK

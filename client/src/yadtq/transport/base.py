@@ -179,7 +179,7 @@ class Pending:
     def __init__(self, max_records: int, max_bytes: int = MAX_PENDING_BYTES) -> None:
         self.max_records, self.max_bytes = max_records, max_bytes
         self._lock = threading.Condition(threading.Lock())
-        self._taken = self._taken_bytes = self._done = self._done_bytes = 0
+        self._taken = self._taken_bytes = self._done = self._done_bytes = self._settled = 0
         self._waiting = 0
         self._progress_s = time.monotonic()
 
@@ -213,7 +213,10 @@ class Pending:
         self._done_bytes += size
 
     def settle(self, now_s: float) -> None:
-        """After some `done`: wake those who wait for room or for the end."""
+        """After some `done`: wake those who wait for room or for the end. Without any it is no progress."""
+        if self._done == self._settled:
+            return
+        self._settled = self._done
         self._progress_s = now_s
         if self._waiting:
             with self._lock:

@@ -173,9 +173,9 @@ class LibrdkafkaProducer(Guarded):
             if self._refused:
                 self._report_refused()
                 events += 1
-            if events:
+            if events:  # reports, or only lines for the log
                 self._pending.settle(now_s)
-            elif (stuck_s := self._pending.stuck_s(now_s)) > ALARM_AFTER_S and now_s - self._alarm_s > ALARM_AFTER_S:
+            if (stuck_s := self._pending.stuck_s(now_s)) > ALARM_AFTER_S and now_s - self._alarm_s > ALARM_AFTER_S:
                 self._alarm_s = now_s
                 log.warning("KAFKA_CONNECTION_ERROR: %d records wait for Kafka, none was acknowledged for %.0f s",
                             len(self._pending), stuck_s)
