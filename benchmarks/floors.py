@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.daemon import Daemon, wait_for
 from tests.support.services import KafkaServer, RedisServer
@@ -54,9 +54,18 @@ class Figure:
                 f"{self.unit:<5} floor: {sign} {self.floor:,.0f}   ({spread})")
 
 
+class Installation(NamedTuple):
+    """A whole YADTQ that runs: daemon, client, servers."""
+
+    daemon: Daemon
+    client: YADTQClient
+    kafka: KafkaServer
+    redis: RedisServer
+
+
 @contextmanager
-def installation(transport: str, folder: Path, workers: int = 2) -> Iterator[tuple[Daemon, YADTQClient]]:
-    """A whole YADTQ on free ports: servers, daemon, client."""
+def installation(transport: str, folder: Path, workers: int = 2) -> Iterator[Installation]:
+    """Start all of it, on free ports; ended when the block is left."""
     kafka, redis = KafkaServer(folder / "kafka"), RedisServer(folder / "redis")
     try:
         kafka.start()
@@ -71,7 +80,7 @@ def installation(transport: str, folder: Path, workers: int = 2) -> Iterator[tup
                    "retry_window_s": 1}     # so that the next worker killed is a first failure again
         with YADTQClient(4, settings=settings) as client, Daemon(settings, folder, **options) as daemon:
             daemon.wait_running(workers)
-            yield daemon, client
+            yield Installation(daemon, client, kafka, redis)
     finally:
         kafka.stop()
         redis.stop()
@@ -124,7 +133,7 @@ def measure(transport: str, tasks: int) -> list[Figure]:
     """All floors on one transport."""
     latency_floor = 2.5 if transport == "librdkafka" else 6.0
     with tempfile.TemporaryDirectory(prefix="yadtq-bench-") as folder, \
-            installation(transport, Path(folder)) as (daemon, client):
+            installation(transport, Path(folder)) as (daemon, client, _, _):
         def figure(name: str, unit: str, floor: float, at_least: bool, run: Callable[[], float]) -> Figure:
             values = tuple(run() for _ in range(REPETITIONS))
             done = Figure(transport, name, statistics.median(values), unit, floor, at_least, values)
