@@ -105,11 +105,27 @@ def test_aof_without_a_file_never_commits() -> None:
     assert durability.durable_before(1000.0) < 1.0
 
 
-def test_replica_counts_the_lag_of_the_best_one() -> None:
-    info: Any = GOOD | {"slave0": "ip=1.2.3.4,port=1,state=online,offset=5,lag=1",
-                        "slave1": "ip=1.2.3.5,port=1,state=online,offset=5,lag=7",
-                        "slave2": "ip=1.2.3.6,port=1,state=wait_bgsave,offset=0,lag=0"}
-    assert safe_until("replica", look_from(info, 100.0)) == 100.0 - 1 - SETTLE_S
+def replicated(master: int, *replicas: tuple[str, int]) -> dict[str, str]:
+    return GOOD | {"master_repl_offset": str(master)} | {
+        f"slave{n}": f"ip=1.2.3.4,port=1,state={state},offset={offset},lag=0" for n, (state, offset) in
+        enumerate(replicas)}
+
+
+def test_a_write_is_on_a_replica_once_that_has_come_so_far() -> None:
+    """A replica may say each second (lag=0) that it is far behind."""
+    info = Info()
+    durability = Durability("replica", info)
+    for now, fields, safe in [
+            (100.0, replicated(500, ("online", 400), ("wait_bgsave", 900)), float("-inf")),
+            (101.0, replicated(600, ("online", 450)), float("-inf")),
+            (102.0, replicated(700, ("online", 499)), float("-inf")),
+            (103.0, replicated(800, ("online", 500)), 100.0),
+            (104.0, replicated(900, ("online", 120), ("online", 700)), 102.0),
+            (105.0, replicated(900), 102.0),
+            (106.0, replicated(900, ("online", 900)), 106.0)]:
+        info.fields = fields
+        durability.note(now)
+        assert durability.durable_before(now) == safe
     assert safe_until("replica", look_from(GOOD, 100.0)) is None
 
 
@@ -123,7 +139,7 @@ def test_no_write_is_ever_called_safe_before_two_quiet_seconds_of_the_same_proce
     durability, now, good_looks, run = Durability("auto", Info()), 0.0, [], None
     for passed, pending, ok, run_id, rewritten in steps:
         now += passed
-        durability.judge(Look(now, run_id, True, pending, ok, None))
+        durability.judge(Look(now, run_id, True, pending, ok, 0, None))
         if run is not None and run_id != run:
             assert durability.restarted
         run = run_id

@@ -12,12 +12,14 @@ for both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.5                 # how often INFO is asked for: a commit is delayed by so much more
+LOOKS: Final = 1200                 # ten minutes of looks while a replica is behind; older ones only tell it later
 SETTLE_S: Final = 2.0               # everysec means: flushed each second, and one second more when the disk is slow
 
 
@@ -29,37 +31,44 @@ class Look(NamedTuple):
     aof_enabled: bool
     fsync_pending: bool
     write_ok: bool
-    replicas_behind_s: float | None     # lag of the best replica, None: no replica is connected
+    offset: int                         # of the replication stream: all that was written up to `at_s` lies before it
+    replica_offset: int | None          # what the best replica has acknowledged of it; None: none is connected
 
 
 def look_from(info: Mapping[str, str], at_s: float) -> Look:
     """Read the fields that decide; absent ones count as the worse case."""
     return Look(at_s, info.get("run_id", ""), info.get("aof_enabled") == "1",
                 info.get("aof_pending_bio_fsync", "1") != "0", info.get("aof_last_write_status") == "ok",
-                _replica_lag(info))
+                _number(info.get("master_repl_offset", "")) or 0, _replica_offset(info))
 
 
-def _replica_lag(info: Mapping[str, str]) -> float | None:
-    """Seconds since the last acknowledgement of the best replica that is online."""
-    lags = []
+def _replica_offset(info: Mapping[str, str]) -> int | None:
+    """How far the best replica that is online has come. Its `lag` would not do: it only tells when it last said so."""
+    offsets = []
     for name, text in info.items():
         if name.startswith("slave") and name[5:].isdigit():
             fields = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-            if fields.get("state") == "online" and fields.get("lag", "-1").lstrip("-").isdigit():
-                lags.append(float(fields["lag"]))
-    lags = [lag for lag in lags if lag >= 0]
-    return min(lags) if lags else None
+            offset = _number(fields.get("offset", ""))
+            if fields.get("state") == "online" and offset is not None:
+                offsets.append(offset)
+    return max(offsets, default=None)
 
 
-def safe_until(mode: str, look: Look) -> float | None:
-    """Everything written before this monotonic time is safe by this look alone; None: the look proves nothing.
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def safe_until(mode: str, look: Look, earlier: Iterable[Look] = ()) -> float | None:
+    """Everything written before this monotonic time is safe by this look; None: it proves nothing.
 
     `mode` is the setting: auto, aof or replica. With auto and no append-only file nothing can ever be proved, so
-    everything counts as safe (and the worker says so once).
+    everything counts as safe (and the worker says so once). `earlier` are looks at the same process: with replica,
+    what was written before one of them is safe once the replica has all of the stream that there was then.
     """
     if mode == "replica":
-        # a replica acknowledges each second what it has received: what is older than its lag and one turn is there
-        return None if look.replicas_behind_s is None else look.at_s - look.replicas_behind_s - SETTLE_S
+        there = look.replica_offset
+        return None if there is None else max((one.at_s for one in (*earlier, look) if one.offset <= there),
+                                              default=None)
     if not look.aof_enabled:
         return look.at_s if mode == "auto" else None
     if look.fsync_pending or not look.write_ok:
@@ -82,6 +91,7 @@ class Durability:
         self._next_look = float("-inf")
         self._warned = False
         self._written = float("-inf")
+        self._looks: deque[Look] = deque(maxlen=LOOKS)      # with replica: those that the replica has not reached
         self.restarted = False              # Redis was restarted: reset by `rewritten`
 
     def note(self, now: float) -> None:
@@ -114,11 +124,16 @@ class Durability:
         """Draw the conclusions from a look."""
         if self._run_id and look.run_id != self._run_id:
             self.restarted = True
+            self._looks.clear()
         self._run_id = look.run_id
         if self._mode == "auto" and not look.aof_enabled and not self._warned:
             self._warned = True
             log.warning("Redis keeps no append-only file: results are committed though a crash of Redis may lose the "
                         "last ones (set appendonly yes, or durability = \"off\" to accept that in silence)")
-        safe = safe_until(self._mode, look)
+        safe = safe_until(self._mode, look, self._looks)
+        if self._mode == "replica":
+            while self._looks and safe is not None and self._looks[0].at_s <= safe:
+                self._looks.popleft()
+            self._looks.append(look)
         if safe is not None and not self.restarted:
             self._safe = max(self._safe, safe)
