@@ -6,6 +6,7 @@ loop, meets the hard one, by the supervisor.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from yadtq.log import context
 from yadtqd.body import Deadlines, Outcome, arguments, failed, succeeded, timed_out
+from yadtqd.exits import Exit
 from yadtqd.flights import Flight, Flights
-from yadtqd.task_pool import End
+from yadtqd.task_pool import End, always, free_place
+from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
     from yadtq.tasks import TaskType
     from yadtqd.held import Held
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 256                   # handlers on the loop: enough for what waits, few enough to end within a drain
 
@@ -43,23 +48,37 @@ class AsyncRunner:
     """`end` gets each outcome, in the loop's thread; `ended` is called after it. The loop starts with the first."""
 
     def __init__(self, flights: Flights, limit: int, end: End, ended: Callable[[], object],
-                 at_once: int = AT_ONCE) -> None:
+                 may_begin: Callable[[Held], bool] = always, at_once: int = AT_ONCE) -> None:
+        self._may_begin = may_begin
         self._flights, self._limit, self._end, self._ended = flights, limit, end, ended
         self._free = threading.BoundedSemaphore(at_once)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()     # a loop holds only weak references to its tasks
 
-    def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
-        """Start a task; waits until there is room on the loop."""
-        self._free.acquire()
+    def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> bool:
+        """Start a task once there is room on the loop; False when it may not begin any more."""
+        if not free_place(self._free, held, self._may_begin):
+            return False
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="asyncio", daemon=True).start()
+            threading.Thread(target=self._run_loop, args=(self._loop,), name="asyncio", daemon=True).start()
         now_ns = time.monotonic_ns()
         hard_ns = now_ns + int(limits.hard_s * 1e9) if limits.hard_s else 0
         flight = Flight(held, now_ns, time.time_ns() // 1_000_000, hard_ns)
         number = self._flights.begin(flight)
         self._loop.call_soon_threadsafe(self._begin, self._one(held, task_type, limits, number, flight))
+        return True
+
+    @staticmethod
+    def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+        """Without its loop all tasks on it would stay in hand for ever: a SystemExit in a callback ends it."""
+        reason = "it was stopped"
+        try:
+            loop.run_forever()
+        except BaseException as error:
+            log.critical("the event loop failed", exc_info=True)
+            reason = repr(error)
+        end_now(Exit.CRASHED, f"event loop: {reason}")
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None

@@ -160,7 +160,8 @@ class Bookkeeper(threading.Thread):
         kafka, redis = self._consumer.connected, self._gate.is_open
         self._slot.waiting_for = ((0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
                                   | (WAITS_FOR_UPGRADE if self._consumer.waits_for_upgrade else 0))
-        able = kafka and redis and self._processor.lease_holds() and not self._consumer.all_paused
+        able = kafka and redis and self._processor.lease_holds() and not (self._consumer.all_paused
+                                                                               or self._ledger.full())
         lag = 0
         for partition in self._partitions:
             row = self._table[partition]

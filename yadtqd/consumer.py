@@ -158,6 +158,10 @@ class Consumer(threading.Thread):
         """What we were to read is not in the log any more: clear_all_tasks does that, anything else is an alarm."""
         log.warning("%s; partition %d is read from its beginning at %d: tasks are lost unless they were cleared",
                     error.message, error.partition, error.earliest)
+        if error.earliest < self._ledger.next_offset(error.partition):
+            # The log was made anew: what was committed in the old one would have a successor skip tasks of this one.
+            row = self._table[error.partition]
+            row.watermark, row.committed = 0, error.earliest
         self._ledger.skip(error.partition, error.earliest)
         self._newer.discard(error.partition)
         positions = {p: self._ledger.next_offset(p) for p in self._partitions}

@@ -45,12 +45,14 @@ class Death(NamedTuple):
 
 
 class Isolation:
-    """`over()` says that the worker must end now: a run is then broken off, and its task left to the successor."""
+    """`over()` says that the worker must end now: a run is then broken off, and its task left to the successor.
+    `lease_holds()` is looked at before each run: one task may take many, over a long time."""
 
     def __init__(self, settings: Settings, address: str, backend: ResultBackend, gate: RedisGate, epoch: int,
-                 letters: DeadLetters, over: Callable[[], bool]) -> None:
+                 letters: DeadLetters, over: Callable[[], bool], lease_holds: Callable[[], bool]) -> None:
         self._settings, self._address, self._backend, self._gate = settings, address, backend, gate
         self._epoch, self._letters, self._over = epoch, letters, over
+        self._lease_holds = lease_holds
         self._sock: socket.socket | None = None
 
     def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> Outcome | None:
@@ -58,11 +60,14 @@ class Isolation:
         while not self._over():
             if held.lone >= self._settings.max_lone:
                 return self._give_up(held, f"{held.lone} runs of it, alone, ended with their whole host or supervisor")
-            if held.suspect and not self._count(held, "begin"):
+            if not self._lease_holds():
+                return None                         # claimed again, it waits for the lease
+            if held.suspect and not (self._count(held, "begin") and self._lease_holds()):
                 return None                         # the claim is lost: it is claimed again
             got = self._once(held, task_type, limits)
-            if got is None:
-                continue                            # nobody saw its end: `lone` stays counted
+            if got is None:                         # nobody saw its end: `lone` stays counted,
+                held.suspect = True                 # and from now on it is, also for an isolated type: it may be
+                continue                            # what ends the isolator
             if isinstance(got, Outcome) or got.hard_timeout:
                 if held.suspect:
                     self._count(held, "well")

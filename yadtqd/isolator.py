@@ -43,6 +43,7 @@ class Seat:
         self.pidfd = -1
         self.kill_at = 0.0      # monotonic; 0: never
         self.killed = False
+        self.waiting: tuple[protocol.Run, bytes] | None = None      # could not be forked yet
 
 
 class Isolator:
@@ -102,7 +103,7 @@ class Isolator:
         if got is None:
             return self._leave(seat)
         packet, large = got
-        if isinstance(packet, protocol.Run) and not seat.pid:
+        if isinstance(packet, protocol.Run) and not seat.pid and seat.waiting is None:
             self._begin(seat, packet, large or packet.payload)
         elif isinstance(packet, protocol.Kill) and seat.pid:
             self._kill(seat)
@@ -118,19 +119,34 @@ class Isolator:
 
     # ---- children ---------------------------------------------------------------------------------------------------
     def _begin(self, seat: Seat, run: protocol.Run, payload: bytes) -> None:
+        try:
+            seat.pid, seat.pidfd = self._fork(seat, run, payload)
+        except OSError as error:            # no memory, process or descriptor left: others' children must not end by it
+            if seat.waiting is None:
+                log.error("an isolated task can't be forked, it is tried again: %s", error)  # noqa: TRY400
+            seat.waiting = run, payload
+            return
+        seat.killed, seat.waiting = False, None
+        seat.kill_at = time.monotonic() + run.hard_s + BACKUP_S if run.hard_s else 0.0
+        self._children[seat.pidfd] = seat
+        self._epoll.register(seat.pidfd, select.EPOLLIN)
+
+    def _fork(self, seat: Seat, run: protocol.Run, payload: bytes) -> tuple[int, int]:
+        """A child for this attempt: its pid and pidfd. OSError: there is none."""
         me = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
             if pid == 0:
                 run_child(self._registry, seat.sock, run, payload, me, self._inherited(seat), mask)
-            seat.pid, seat.pidfd = pid, os.pidfd_open(pid)
+            try:
+                return pid, os.pidfd_open(pid)
+            except OSError:                 # a child that can't be watched must not live
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        seat.killed = False
-        seat.kill_at = time.monotonic() + run.hard_s + BACKUP_S if run.hard_s else 0.0
-        self._children[seat.pidfd] = seat
-        self._epoll.register(seat.pidfd, select.EPOLLIN)
 
     def _inherited(self, seat: Seat) -> list[int]:
         """Descriptors that are none of a child's business."""
@@ -143,6 +159,9 @@ class Isolator:
             signal.pidfd_send_signal(seat.pidfd, signal.SIGKILL)
 
     def _enforce(self, now: float) -> None:
+        for seat in list(self._seats.values()):
+            if seat.waiting is not None:
+                self._begin(seat, *seat.waiting)
         for seat in list(self._children.values()):
             if seat.kill_at and now >= seat.kill_at:
                 seat.kill_at = 0.0
@@ -191,8 +210,11 @@ def _session(pid: int) -> int:
 
 
 def _children_of(pid: int) -> list[int]:
-    with open(f"/proc/self/task/{pid}/children", encoding="ascii") as children:
-        return [int(child) for child in children.read().split()]
+    try:
+        with open(f"/proc/self/task/{pid}/children", encoding="ascii") as children:
+            return [int(child) for child in children.read().split()]
+    except FileNotFoundError:               # a kernel that does not tell: process groups are swept all the same
+        return []
 
 
 def run(ctx: ChildContext) -> int:

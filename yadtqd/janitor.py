@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from yadtq.errors import YADTQError
@@ -57,22 +58,28 @@ class Janitor:
         wait_s = TICK_S
         while not self._stopping.wait(wait_s):
             beater.came_round()
-            try:
-                self._turn(time.monotonic())
-                wait_s = TICK_S
-            except YADTQError as error:
-                log.warning("janitor: %s", error)
-                wait_s = RETRY_S
+            wait_s = TICK_S if self._turn(time.monotonic()) else RETRY_S
         return Exit.OK
 
-    def _turn(self, now: float) -> None:
+    def _turn(self, now: float) -> bool:
+        """Each chore for itself: a Kafka that refuses to delete must not let Redis fill up. False if one failed."""
         committed = {p: self._table[p].committed for p in self._table.owned() if self._table[p].committed}
-        self._delete_records(committed, now)
+        done = self._try(lambda: self._delete_records(committed, now))
         if now >= self._expire_at:
-            self._expire(committed, now)
+            done = self._try(lambda: self._expire(committed, now)) and done
         if now >= self._clear_at:
             self._clear_at = now + CLEAR_LOOK_S
-            self._complete_clear(now)
+            done = self._try(lambda: self._complete_clear(now)) and done
+        return done
+
+    @staticmethod
+    def _try(chore: Callable[[], None]) -> bool:
+        try:
+            chore()
+        except YADTQError as error:
+            log.warning("janitor: %s", error)
+            return False
+        return True
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
     def _delete_records(self, committed: dict[int, int], now: float) -> None:

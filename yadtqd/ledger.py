@@ -16,6 +16,8 @@ from threading import Lock
 from yadtqd.held import Held
 from yadtqd.offset_tracker import NOT_SETTLED, OffsetTracker
 
+PASSED = -1     # the size of a record whose offset was skipped while it was in hand: nobody waits for it
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -73,6 +75,7 @@ class Ledger:
         with self._lock:
             for held in self._trackers[partition]:
                 self._bytes -= held.size
+                held.size = PASSED
             self._trackers[partition] = OffsetTracker(position)
 
     def next_offset(self, partition: int) -> int:
@@ -98,7 +101,7 @@ class Ledger:
             for held in batch:
                 held.settled_at = now
                 self._open[held.partition] -= 1
-                if held.end is not None:
+                if held.end is not None and held.size != PASSED:
                     grown = len(held.end.result) + len(held.end.error)
                     held.size += grown
                     self._bytes += grown
@@ -158,6 +161,10 @@ class Ledger:
         reclaim: list[Held] = []
         with self._lock:
             self.round += 1
+            for _, batch in self._settled:
+                for held in batch:
+                    if held.size == PASSED:         # in no tracker: nothing to be written again, nobody to wait for
+                        self._release(held, reclaim)
             self._settled.clear()
             for tracker in self._trackers.values():
                 for held in tracker:

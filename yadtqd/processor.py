@@ -18,6 +18,7 @@ from yadtq.log import context
 from yadtq.result_backend import FinishEntry
 from yadtqd.body import Deadlines, Outcome, deadlines, refused, run_body
 from yadtqd.shared import Shared, boottime_ns
+from yadtqd.slot import ID_BYTES
 from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Processor:
     """`run` is the worker's life; it returns when it drains or must be recycled (`guard.fired`)."""
 
     def __init__(self, settings: Settings, registry: Registry, slot: Slot, shared: Shared, guard: Guard, ledger: Ledger,
-                 ready: queue.SimpleQueue[list[Held]], flights: Flights, hard_timed_out: frozenset[tuple[int, int]],
-                 busy: Callable[[], object]) -> None:
+                 ready: queue.SimpleQueue[list[Held]], flights: Flights,
+                 hard_timed_out: frozenset[tuple[int, int, str]], busy: Callable[[], object]) -> None:
         self._settings, self._registry, self._slot, self._shared = settings, registry, slot, shared
         self._guard, self._ledger, self._ready, self._flights = guard, ledger, ready, flights
         self._hard_timed_out = hard_timed_out
@@ -62,7 +63,8 @@ class Processor:
         self.writer: ResultWriter
         self.isolation: Isolation
         self.claim_again: Callable[[list[Held]], None]
-        self.elsewhere: Callable[[Held, TaskType, Deadlines], bool] = lambda *_: False
+        # begins a task beside this thread: None if it is to run here, False if it may not begin any more
+        self.elsewhere: Callable[[Held, TaskType, Deadlines], bool | None] = lambda *_: None
 
     # ---- called by other threads, and by signal handlers ------------------------------------------------------------
     def drain(self) -> None:
@@ -91,6 +93,13 @@ class Processor:
         """Is this host's place in the group certain?"""
         return boottime_ns() < self._shared.cells[self._lease_at]
 
+    def may_begin(self, held: Held) -> bool:
+        """May a body begin now? Its claim counts, our place in the group is certain, and no drain forbids it."""
+        return held.claim_round == self._ledger.round and self.lease_holds() and not self._too_late()
+
+    def _too_late(self) -> bool:
+        return self._drain_until > 0 and time.monotonic() >= self._drain_until
+
     # ---- the main thread --------------------------------------------------------------------------------------------
     def run(self) -> None:
         """Run what is claimed until drained or recycled."""
@@ -99,7 +108,7 @@ class Processor:
             batch = ready.get()
             self._busy()
             for held in batch:
-                if self._guard.fired or (self._drain_until and time.monotonic() >= self._drain_until):
+                if self._guard.fired or self._too_late():
                     return
                 self._one(held)
                 if len(writer) >= FLUSH_AT or (writer and time.monotonic_ns() - writer.oldest_ns > FLUSH_AFTER_NS):
@@ -108,14 +117,16 @@ class Processor:
                 writer.flush()
 
     def _one(self, held: Held) -> None:
-        if held.claim_round != self._ledger.round:
-            self.claim_again([held])                # Redis was restarted since it was claimed
+        if self.writer.heavy() and not self._wait_for_redis():
             return
         if boottime_ns() >= self._shared.cells[self._lease_at] and not self._wait_for_lease():
             return
+        if held.claim_round != self._ledger.round:
+            self.claim_again([held])                # Redis was restarted since it was claimed
+            return
         message = held.message
         context(task_id=message.id, partition=held.partition)
-        if (held.partition, held.offset) in self._hard_timed_out:
+        if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id)) in self._hard_timed_out:
             self._end_at_once(held, refused(TaskHardTimeout(
                 f"{message.task} ran past its hard time-out, and its worker was killed")))
             return
@@ -128,8 +139,12 @@ class Processor:
         limits = deadlines(message, task_type, self._settings)
         if held.suspect or task_type.isolated:
             self._isolated(held, task_type, limits)
-        elif not self.elsewhere(held, task_type, limits):
+            return
+        begun = self.elsewhere(held, task_type, limits)
+        if begun is None:
             self._here(held, task_type, limits)
+        elif not begun and not self._too_late():
+            self._one(held)                         # what forbade it is looked at anew
 
     def _here(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
         seq = self._seq = self._seq + 1
@@ -201,3 +216,16 @@ class Processor:
                 return True
             time.sleep(LEASE_POLL_S)
         return False
+
+    def _wait_for_redis(self) -> bool:
+        """Too many results wait for it: begin nothing until they are recorded, or we are stopped."""
+        while self.writer.heavy():
+            if self._drain_until:
+                return False
+            time.sleep(LEASE_POLL_S)
+        return True
+
+
+def _as_in_slot(task_id: str) -> str:
+    """An id as a slot can hold it."""
+    return task_id.encode()[:ID_BYTES].decode(errors="replace")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yadtqd.redis_gate import RedisGate
     from yadtqd.slot import Slot
 
+HEAVY_BYTES = 64 << 20      # of ends that wait while Redis is away: hundreds of large results would fill the memory
 BATCH = 500     # ends in one call; the backend cuts it into bounded scripts
 
 
@@ -49,6 +50,13 @@ class ResultWriter:
         if not self._pending:
             self.oldest_ns = now_ns
         self._pending.append(held)
+
+    def heavy(self) -> bool:
+        """Does so much wait for a Redis that is away that nothing more should be run?"""
+        if self._gate.is_open:
+            return False
+        ends = [held.end for held in list(self._pending)]
+        return sum(len(end.result) + len(end.error) for end in ends if end is not None) > HEAVY_BYTES
 
     def flush(self, *, even_if_closed: bool = False) -> bool:
         """Record all that is pending; True when nothing is left. Only the bookkeeper passes a closed gate."""

@@ -54,6 +54,7 @@ class Partition:
     epoch = Cell(4)         # worker
     watermark = Cell(5)     # worker: commit up to here (offset + 1 of the last finished and durable record), 0 none
     committed = Cell(6)     # membership: what Kafka has confirmed (offset + 1), 0 when not known
+    #                         (and the worker that finds the log made anew: its beginning)
     end_offset = Cell(7)    # worker: the high watermark, 0 when not known
     waiting = Cell(8)       # worker: records that are not finished; what is finished may still wait to become durable
 

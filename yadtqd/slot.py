@@ -25,7 +25,7 @@ WAITS_FOR_UPGRADE = 4   # a record of a newer version stands in a partition: it 
 
 _HALF = struct.Struct("<8q40s88s")   # n, started, soft, hard, partition, offset, attempt, lengths; task id; task type
 _HALVES_AT = (128, 320)              # bytes; the sixteen cells before them are the single ones
-_ID_BYTES = 40
+ID_BYTES = 40
 _NAME_BYTES = 88
 _READ_ATTEMPTS = 16
 
@@ -119,7 +119,7 @@ class Slot:
     def begin(self, task_no: int, task_id: str, task: str, partition: int, offset: int,
               started_ns: int, soft_ns: int, hard_ns: int, attempt: int = 0) -> None:
         """Note the task that starts now; `task_no` counts up from 1 and is never used twice by this child."""
-        id_bytes, name = task_id.encode()[:_ID_BYTES], task.encode()[:_NAME_BYTES]
+        id_bytes, name = task_id.encode()[:ID_BYTES], task.encode()[:_NAME_BYTES]
         _HALF.pack_into(self._bytes, _HALVES_AT[task_no & 1], task_no, started_ns, soft_ns, hard_ns, partition, offset,
                         attempt, len(id_bytes) | len(name) << 8, id_bytes, name)
         self.cells[4] = task_no

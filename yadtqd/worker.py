@@ -166,7 +166,7 @@ class Worker:
         self._ledger = Ledger(self._positions)
         gate = RedisGate(wake)
         self._flights = Flights(ctx.slot, self._several_at_once)
-        hard = frozenset((h.partition, h.offset) for h in ctx.hard_timed_out)
+        hard = frozenset((h.partition, h.offset, h.task_id) for h in ctx.hard_timed_out)
         self._processor = processor = Processor(settings, self._registry, ctx.slot, ctx.shared, self._guard,
                                                 self._ledger, ready, self._flights, hard, wake)
         self._letters = DeadLetters(settings, self._producer, self._backend, self._ledger, self._id,
@@ -181,24 +181,24 @@ class Worker:
                                       ctx.partitions, self._epoch, self._id, self._wake)
         processor.writer, processor.claim_again = self._writer, self._consumer.claim_again
         processor.isolation = Isolation(settings, ctx.isolator_address, self._backend, gate, self._epoch, self._letters,
-                                        processor.cut_off)
+                                        processor.cut_off, processor.lease_holds)
         processor.elsewhere = self._elsewhere()
         self._heartbeat.current = lambda: processor.current
 
-    def _elsewhere(self) -> Callable[..., bool]:
+    def _elsewhere(self) -> Callable[..., bool | None]:
         """What runs a task beside the main thread; None of it is made before a task needs it."""
 
-        parts = self._flights, self._settings.max_payload_bytes, self._processor.end, self._wake.set
+        parts = (self._flights, self._settings.max_payload_bytes, self._processor.end, self._wake.set,
+                 self._processor.may_begin)
         runner = AsyncRunner(*parts)
         pool = TaskPool(self._settings.worker_threads, *parts) if self._settings.worker_threads > 1 else None
 
-        def elsewhere(held: Any, task_type: Any, limits: Any) -> bool:
+        def elsewhere(held: Any, task_type: Any, limits: Any) -> bool | None:
             place = runner if task_type.kind == "async" else pool
             if place is None:
-                return False
+                return None
             self._bookkeeper.at_once = True
-            place.run(held, task_type, limits)
-            return True
+            return place.run(held, task_type, limits)
 
         return elsewhere
 
