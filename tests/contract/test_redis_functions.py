@@ -21,8 +21,9 @@ from tests.model.operations import End, Message, Record, Shard, Token
 from tests.model.redis_image import index_entries, index_key, plant, read_back, set_shards
 from tests.support.services import RedisServer
 from yadtq.config import Settings
-from yadtq.names import shard_of
+from yadtq.names import SHARDS, shard_of
 from yadtq.result_backend import ClaimEntry, FinishEntry, ResultBackend, SubmitEntry
+from yadtq.shard_calls import call
 
 ME = Token(0, 2)
 CLOCK = 0                               # stands for a time that Redis chose
@@ -330,7 +331,7 @@ class Run:
 
     def clear(self) -> None:
         if max(shard.gen for shard in self.shards.values()) == 0:
-            self.backend.raise_clear()
+            self.backend.redis.run([call("raise_clear", shard, (1,), (b"",)) for shard in range(SHARDS)])
             for shard in self.shards.values():
                 shard.gen += 1
 

@@ -121,11 +121,12 @@ def test_clear_hides_everything_at_once_and_drops_it_in_steps(backend: ResultBac
     old = submit(backend, 3000)
     finish(backend, old[:1000], result=b"x" * 5000)
     backend.cancel([new_task_id()])
-    assert backend.raise_clear({0: 17, 1: 4}) == [1] * SHARDS
+    numbers = backend.raise_clear({0: 17, 1: 4})
+    assert numbers == backend.clear_numbers() == [numbers[0]] * SHARDS
     assert backend.read(old) == [None] * 3000
     assert sum(backend.counts().values()) == 0
     new = submit(backend, 100)
-    again = backend.submit([SubmitEntry(i, "addition", 1, NOW, 0) for i in old[:50]])       # the same ids, a new life
+    again = backend.submit([SubmitEntry(i, "addition", numbers[0], NOW, 0) for i in old[:50]])  # same ids, a new life
     assert set(again) == {"DONE"}
     pending = backend.pending_clear()
     assert pending is not None
@@ -151,7 +152,25 @@ def test_a_clear_that_broke_off_is_completed_by_whoever_looks(backend: ResultBac
         connection.hset(key, "g", 0)                                   # as if the caller had died in between
     pending = backend.pending_clear()
     assert pending is not None
-    assert backend.clear_numbers() == [1] * SHARDS == list(pending.numbers)
+    assert backend.clear_numbers() == list(pending.numbers)
+    assert min(pending.numbers) > 0
+
+
+def test_a_clear_reaches_what_was_stamped_by_a_redis_that_was_wiped_since(
+        backend: ResultBackend, connection: redis.Redis) -> None:
+    """A client remembers the clear numbers, and the wipe set them back to 0."""
+    stale = backend.raise_clear()
+    connection.flushdb()
+    task = new_task_id()
+    assert backend.submit([SubmitEntry(task, "addition", stale[0], NOW, 0)]) == ["DONE"]
+    time.sleep(1.1)
+    backend.raise_clear()
+    assert backend.read([task]) == [None]
+
+
+def test_clears_in_one_second_all_count(backend: ResultBackend) -> None:
+    numbers = [backend.raise_clear()[0] for _ in range(5)]
+    assert numbers == sorted(set(numbers))
 
 
 def test_a_repeated_raise_raises_once(backend: ResultBackend) -> None:

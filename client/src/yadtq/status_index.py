@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -93,12 +94,15 @@ class StatusIndex:
         return self._redis.run([call("clear_numbers", shard, ()) for shard in range(SHARDS)], timeout_s)
 
     def raise_clear(self, offsets: dict[int, int] | None, *, timeout_s: float | None = None) -> list[int]:
-        """Raise the clear number of every shard by one; returns the new ones.
+        """Raise the clear number of every shard; returns the new ones.
 
+        The time (Unix seconds) if that is more than the next number: clients remember numbers, and one that has seen a
+        Redis which was wiped since would else stamp its tasks with numbers that this clear, and more, don't reach.
         What is intended is written down first (shard 0), so that whoever comes later can complete it. A repeat of the
         same call raises nothing twice.
         """
-        target = [number + 1 for number in self.clear_numbers(timeout_s=timeout_s)]
+        now_s = int(time.time())
+        target = [max(number + 1, now_s) for number in self.clear_numbers(timeout_s=timeout_s)]
         raw = msgspec.msgpack.encode((target, sorted((offsets or {}).items())))
         return self._raise_to(target, raw, timeout_s)
 

@@ -145,6 +145,7 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]                      # no NaN either
 _Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Clear = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 
@@ -158,7 +159,7 @@ class TaskMessage(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_onl
     args: bytes                         # codec.encode of the list of positional arguments
     kwargs: bytes = b""                 # codec.encode of the dict of keyword arguments; empty: none
     n: _Count = 0                       # attempt, from 0
-    g: _Count = 0                       # clear number of its shard when it was submitted
+    g: _Clear = 0                       # clear number of its shard when it was submitted
     submitted_ms: _Time
     key: str | None = None              # tasks with the same key go to the same partition
     timeout_s: _Seconds | None = None   # soft time-out; None: the type's or the installation's
