@@ -2,7 +2,8 @@
 
 Without a group nothing would keep a second host with the same partition from moving its offset back. So each commit is
 a transaction without data, with a transactional id per partition: whoever begins later fences the one before. The
-library waits without a time-out for a transaction's end, so a thread commits and the main thread beats.
+library waits without a time-out for a transaction's end, so a thread commits and the main thread beats, for as long as
+the other comes round: one that hangs for good is replaced, and workers don't notice.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from yadtq.transport.connection import connect_kafka_python, from_kafka_python, 
 from yadtqd.assignment import Assignment
 from yadtqd.exits import Exit
 from yadtqd.membership import RECOMMIT_S, FatalMembership, ensure_topics
+from yadtqd.slot import WAITS_FOR_KAFKA
 from yadtqd.worker_exit import end_now
 from yadtqd.worker_state import WorkerState
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 0.1
 RETRY_S = 0.5
 GOODBYE_S = 2.0
+HANGS_S = 60.0              # a commit that takes longer will never end
 
 
 class StaticMembership:
@@ -39,6 +42,7 @@ class StaticMembership:
         self._assignment = Assignment(ctx.shared)
         self._producers: dict[int, Any] = {}
         self._stopping = threading.Event()
+        self._round_at = time.monotonic()       # when the thread last came round
         self._recommit_at = time.monotonic() + RECOMMIT_S
 
     def run(self) -> int:
@@ -48,13 +52,22 @@ class StaticMembership:
         thread = threading.Thread(target=self._commit_for_ever, name="commit", daemon=True)
         thread.start()
         while not self._stopping.wait(BEAT_S):
-            self._ctx.slot.beat(time.monotonic_ns())
+            if self._comes_round():
+                self._ctx.slot.beat(time.monotonic_ns())
         thread.join(GOODBYE_S)
         return Exit.OK
+
+    def _comes_round(self) -> bool:
+        silent_s = time.monotonic() - self._round_at
+        round_s = 2 * self._settings.auto_commit_interval_ms / 1000
+        if silent_s > round_s + self._settings.kafka_request_timeout_ms / 1000:
+            self._ctx.slot.waiting_for = WAITS_FOR_KAFKA
+        return silent_s < round_s + HANGS_S
 
     def _commit_for_ever(self) -> None:
         ready = False
         while True:
+            self._round_at = time.monotonic()
             last = self._stopping.is_set()
             try:
                 if not ready:

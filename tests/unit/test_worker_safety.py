@@ -27,6 +27,7 @@ from yadtqd.redis_gate import RedisGate
 from yadtqd.result_writer import ResultWriter
 from yadtqd.shared import Shared
 from yadtqd.slot import SLOT_BYTES, Slot
+from yadtqd.static_membership import StaticMembership
 from yadtqd.task_pool import TaskPool
 
 OK = Outcome("OK", codec.encode(1, limit=99))
@@ -282,3 +283,21 @@ def test_an_isolated_task_that_can_not_be_forked_now_is_forked_later(monkeypatch
     for each in (mine, theirs, listener, one._listener):
         each.close()
     one._epoll.close()
+
+
+# ---- static membership ----------------------------------------------------------------------------------------------
+def test_a_commit_that_hangs_for_good_is_seen() -> None:
+    """kafka-python waits for the end of a transaction without a time-out: membership would beat on in vain."""
+    shared = Shared.create(4, 4)
+    try:
+        slot = shared.slot(0)
+        one = StaticMembership(SimpleNamespace(settings=Settings(), shared=shared, slot=slot))  # type: ignore[arg-type]
+        assert one._comes_round()
+        assert slot.waiting_for == 0
+        one._round_at -= 30                          # a long outage of Kafka: told, and waited for
+        assert one._comes_round()
+        assert slot.waiting_for == 1
+        one._round_at -= 60
+        assert not one._comes_round()
+    finally:
+        shared.close()
