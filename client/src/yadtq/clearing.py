@@ -28,7 +28,8 @@ def clear_all_tasks(connections: Connections, clear_numbers: ClearNumbers) -> in
     try:
         admin.ensure_topics()
         ends = admin.end_offsets(topic)
-        clear_numbers.set(backend.raise_clear(ends))
+        numbers = backend.raise_clear(ends)
+        clear_numbers.set(numbers)
         try:
             admin.delete_records(topic, ends)
         finally:                                # Kafka may be away by now: what Redis holds goes all the same
@@ -39,7 +40,7 @@ def clear_all_tasks(connections: Connections, clear_numbers: ClearNumbers) -> in
     finally:
         admin.close()
     pending = backend.pending_clear()
-    if pending is not None:
-        backend.clear_done(pending)
+    if pending is not None and (pending.numbers, pending.offsets) == (tuple(numbers), ends):
+        backend.clear_done(pending)         # not another's, that was begun since: its caller may have died
     log.info("cleared %d tasks", cleared)
     return cleared
