@@ -41,16 +41,18 @@ COMPLAIN_S = 30.0
 
 
 class Consumer(threading.Thread):
-    """`ready` gets lists of claimed tasks; `window()` says how many may be open at a time."""
+    """`ready` gets lists of claimed tasks; `window()` says how many may be open at a time; `write_again` gets those
+    that may run although they have ended here."""
 
     def __init__(self, settings: Settings, transport: TransportConsumer, backend: ResultBackend, ledger: Ledger,
                  gate: RedisGate, table: PartitionTable, epoch: int, suspicion: Suspicion, letters: DeadLetters,
-                 ready: queue.SimpleQueue[list[Held]], window: Callable[[], int], settled: threading.Event) -> None:
+                 ready: queue.SimpleQueue[list[Held]], window: Callable[[], int], settled: threading.Event,
+                 write_again: Callable[[list[Held]], object]) -> None:
         super().__init__(name="consumer", daemon=True)
         self._settings, self._transport, self._backend, self._ledger = settings, transport, backend, ledger
         self._gate, self._table, self._epoch = gate, table, epoch
         self._suspicion, self._letters = suspicion, letters
-        self._ready, self._window, self._settled = ready, window, settled
+        self._ready, self._window, self._settled, self._write_again = ready, window, settled, write_again
         self._partitions: tuple[int, ...] = ()
         self._paused: frozenset[int] = frozenset()
         self._newer: set[int] = set()            # partitions in which a record of a newer version waits
@@ -226,6 +228,7 @@ class Consumer(threading.Thread):
 
     def _obey(self, group: list[Held], claims: list[Claim], round_: int) -> None:
         run: list[Held] = []
+        ended: list[Held] = []                   # here, and Redis has lost it: written again, not run again
         done: list[Held] = []
         owed: list[Held] = []
         for held, claim in zip(group, claims, strict=True):
@@ -237,7 +240,7 @@ class Consumer(threading.Thread):
                 if claim.suspect or claim.seen or claim.lone:
                     held.suspect = self._suspicion.falls_on(held.message.id, claim)
                     held.seen, held.lone = claim.seen, claim.lone
-                run.append(held)
+                (run if held.end is None else ended).append(held)
             elif answer == "STALE":
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {held.partition}")
             elif answer == "SETTLE" and claim.state == "KO":
@@ -248,6 +251,8 @@ class Consumer(threading.Thread):
             done += self._settle(owed, round_)
         if done and not self._ledger.settle(done, time.monotonic(), round_):
             self._again.extend(done)
+        if ended:
+            self._write_again(ended)
         if run:
             self._ready.put(run)
 

@@ -88,12 +88,12 @@ class DeadLetters:
         """Send what is to be sent, count as done what was acknowledged; never waits."""
         while self._published:
             held = self._published.popleft()
-            round_ = self._ledger.round
-            if held.message.task:
-                held.follow = None
-                round_ = held.claim_round           # Redis was asked in this round; what is no task is unknown to it
+            # Redis was asked in that round; what is no task is unknown to it
+            round_ = held.claim_round if held.message.task else self._ledger.round
             if not self._ledger.settle([held], now, round_):
-                self._on_forgotten([held])
+                self._on_forgotten([held])          # with its letter: it may have to be recorded, and published, again
+            elif held.message.task:
+                held.follow = None
         while self._to_publish and now >= self._not_before and self._lease_holds():
             held = self._to_publish.popleft()
             self._under_way.add(held)

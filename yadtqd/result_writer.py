@@ -98,9 +98,7 @@ class ResultWriter:
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {group[0].partition}")
             late = [held for held, answer in zip(group, answers, strict=True) if answer == "LATE"]
             done = [held for held, answer in zip(group, answers, strict=True) if answer != "LATE"]
-            for held in late:
-                held.end = held.follow = None
-            self._on_late(late)
+            self._on_late(late)         # with their ends: the record may be of our own finish, and be lost yet
         follow = [held for held in done if held.follow is not None]
         self._count(done, crashed=len(follow))
         if follow:

@@ -175,7 +175,8 @@ class Worker:
                                     self._claim_again, self._letters.publish)
         suspicion = Suspicion(witnessed=self._witnessed, named=ctx.suspects)
         self._consumer = Consumer(settings, self._transport, self._backend, self._ledger, gate, self._table,
-                                  self._epoch, suspicion, self._letters, ready, processor.window, self._writer.settled)
+                                  self._epoch, suspicion, self._letters, ready, processor.window, self._writer.settled,
+                                  self._writer.put_back)
         self._bookkeeper = Bookkeeper(settings, self._backend, self._durability, self._ledger, gate, self._writer,
                                       self._letters, self._consumer, processor, self._flights, self._table, ctx.slot,
                                       ctx.partitions, self._epoch, self._id, self._wake)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from yadtq import codec
 from yadtq.config import Settings
 from yadtq.errors import KafkaRefused, OffsetOutOfRange, RedisConnectionError
-from yadtq.result_backend import FinishEntry
+from yadtq.result_backend import Claim, FinishEntry
 from yadtq.task import TaskMessage
 from yadtq.tasks import TaskType
 from yadtqd import async_runner, isolated_protocol, isolator, janitor, task_pool
@@ -200,7 +201,7 @@ def test_what_was_committed_in_a_log_that_is_gone_skips_nothing_of_the_new_one(
         row.committed = row.watermark = 100
         transport: Any = SimpleNamespace(assign=lambda *_: None)
         parts: list[Any] = [SimpleNamespace(kafka_task_topic="t"), transport, None, Ledger({0: 100}), None,
-                            shared.partitions, 1, None, None, None, lambda: 1, threading.Event()]
+                            shared.partitions, 1, None, None, None, lambda: 1, threading.Event(), None]
         consumer = Consumer(*parts)
         consumer._partitions = (0,)
         consumer._begin_anew(OffsetOutOfRange(None, 0, earliest))
@@ -301,3 +302,24 @@ def test_a_commit_that_hangs_for_good_is_seen() -> None:
         assert not one._comes_round()
     finally:
         shared.close()
+
+
+# ---- an end in memory is enough -------------------------------------------------------------------------------------
+def test_what_has_ended_here_is_written_again_and_not_run_again() -> None:
+    """Its finish was applied, but the reply lost: repeated, it is LATE. Then Redis loses its last second."""
+    ended, other = held("a"), held("b", offset=1)
+    late: list[Held] = []
+    ledger = Ledger({0: 0})
+    ledger.take([ended, other])
+    parts: list[Any] = [None, ledger, RedisGate(lambda: None), SimpleNamespace(count=lambda **_: None), 1, "w",
+                        late.extend, None]
+    ended.end = end_of(ended)
+    ResultWriter(*parts)._obey([ended], ["LATE"], ledger.round)
+    assert late == [ended]
+    ready: queue.SimpleQueue[list[Held]] = queue.SimpleQueue()
+    again: list[Held] = []
+    consumer_parts: list[Any] = [None, None, None, ledger, None, None, 1, None, None, ready, None, threading.Event(),
+                                 again.extend]
+    Consumer(*consumer_parts)._obey([ended, other], [Claim("RUN"), Claim("RUN")], ledger.round)
+    assert again == [ended]
+    assert ready.get_nowait() == [other]
