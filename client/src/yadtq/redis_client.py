@@ -23,6 +23,7 @@ from yadtq.shard_calls import pack
 
 if TYPE_CHECKING:
     from redis.connection import Connection
+    from redis.exceptions import ResponseError
 
     from yadtq.config import Settings
 
@@ -128,6 +129,8 @@ class RedisClient:
     def _exchange(self, connection: Connection, calls: Sequence[bytes], pending: Sequence[int], replies: list[Any],
                   deadline: float) -> str | None:
         """Send what is pending and store the replies; returns what Redis said where it refused for the moment."""
+        from redis.exceptions import ResponseError
+
         problem: str | None = None
         start = 0
         while start < len(pending):
@@ -139,28 +142,23 @@ class RedisClient:
             connection.send_packed_command([calls[index] for index in window] if size > 1 << 16
                                            else [b"".join([calls[index] for index in window])], check_health=False)
             for index in window:
-                reply = self._reply(connection, deadline)
-                if isinstance(reply, _Refusal):
-                    problem = reply.text
-                else:
-                    replies[index] = reply
+                try:
+                    replies[index] = connection.read_response(disable_decoding=True, timeout=_left(deadline))
+                except ResponseError as error:
+                    problem = self._refusal(connection, error)
             start = end
         return problem
 
-    def _reply(self, connection: Connection, deadline: float) -> Any:
-        from redis.exceptions import ResponseError
-
-        try:
-            return connection.read_response(disable_decoding=True, timeout=_left(deadline))
-        except ResponseError as error:
-            text = _text_of(error)
-            if "Function not found" in text or text.startswith(PASSING):
-                if text.startswith("READONLY"):     # a fail-over: the name may lead elsewhere by now
-                    self._drop_idle()
-                    raise
-                return _Refusal(text)
-            connection.disconnect()                 # replies of this window are unread
-            raise
+    def _refusal(self, connection: Connection, error: ResponseError) -> str:
+        """What Redis said when it refused for the moment; raises `error` if it was for good."""
+        text = _text_of(error)
+        if "Function not found" in text or text.startswith(PASSING):
+            if text.startswith("READONLY"):     # a fail-over: the name may lead elsewhere by now
+                self._drop_idle()
+                raise error
+            return text
+        connection.disconnect()                 # replies of this window are unread
+        raise error
 
     def _prepare(self, connection: Connection, deadline: float) -> None:
         """Load the function library where it is missing or older than ours."""
@@ -272,13 +270,6 @@ class RedisClient:
             return action()
         except RedisError as error:
             raise self._translate(error) from error
-
-
-class _Refusal:
-    """Redis refused for the moment."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 _PENDING: Final = object()
