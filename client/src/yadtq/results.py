@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from yadtq.codec import decode
 from yadtq.errors import RedisConnectionError, ResultTimeout, TaskCancelled, TaskFailed, TaskNotFound, YADTQError
 from yadtq.sinks import ManySink, OneSink, QueueSink
@@ -24,7 +26,7 @@ SLICE_S = 1.0           # a long wait looks up this often, to see that Redis is 
 READ_BATCH = 64         # results too large to be pushed, per read: bounds memory and the time Redis spends on one call
 
 
-class TaskOutcome:
+class TaskOutcome(msgspec.Struct, eq=False):
     """A task that has ended, as `as_completed` gives it: its id, and its value or its error.
 
     Example:
@@ -32,12 +34,9 @@ class TaskOutcome:
         ...     print(outcome.task_id, outcome.error or outcome.result())
     """
 
-    __slots__ = ("_value", "error", "task_id")
-
-    def __init__(self, task_id: str, value: Any, error: YADTQError | None) -> None:
-        self.task_id = task_id
-        self.error = error
-        self._value = value
+    task_id: str
+    _value: Any
+    error: YADTQError | None
 
     def result(self) -> Any:
         """The value that the task returned; raises its error if it failed."""

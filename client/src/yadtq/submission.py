@@ -53,8 +53,12 @@ ENTRY_KEYS = frozenset(TaskSpec.__annotations__)
 _PLAIN_KEYS = frozenset({"task", "args", "kwargs", "key"})        # entries with nothing else skip the rarer checks
 
 
-class Prepared(NamedTuple):
-    """A submission that passed every check: its message, where it goes, and its bytes."""
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """A submission that passed every check: its message, where it goes, and its bytes.
+
+    Without a place in the garbage collector's lists, like the message: it would walk through a whole batch again and
+    again while the batch is made.
+    """
 
     message: TaskMessage
     partition: int
@@ -69,7 +73,7 @@ class Prepared(NamedTuple):
     def stamped(self, clear_number: int) -> Prepared:
         """The same submission with another clear number (PROTOCOL: CLEARED, stamp anew and produce again)."""
         message = msgspec.structs.replace(self.message, g=clear_number)
-        return self._replace(message=message, value=encode_message(message))
+        return msgspec.structs.replace(self, message=message, value=encode_message(message))
 
 
 class Stamp(NamedTuple):
