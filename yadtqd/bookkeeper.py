@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 BUSY_TICK_S = 0.02
 IDLE_TICK_S = 0.25
-STALE_FLUSH_NS = 10_000_000         # the processor flushes what is younger
+STALE_FLUSH_NS = 10_000_000         # beyond the writer's patience: the processor flushes what is younger
 DURABILITY_S = 0.1                  # how often it is asked what is durable (which asks Redis less often)
 RETRY_S = (0.05, 1.0)               # the first and the longest wait for Redis
 
@@ -85,7 +85,7 @@ class Bookkeeper(threading.Thread):
 
     def _write(self, now: float) -> None:
         writer = self._writer
-        if writer and (self.at_once or time.monotonic_ns() - writer.oldest_ns > STALE_FLUSH_NS):
+        if writer and (self.at_once or time.monotonic_ns() - writer.oldest_ns > writer.patience_ns + STALE_FLUSH_NS):
             writer.flush()
         self._show_long_tasks()
         if self._ledger.unsure() and now >= self._ask_durability_at:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_AT = 256                  # ends: more in one call gain nothing
-FLUSH_AFTER_NS = 3_000_000      # and no end waits longer than this for company, unless a task runs longer
 AHEAD_S = 0.5                   # how much work may lie claimed and not started
 LEASE_POLL_S = 0.02
 DRAIN_QUEUE_S = 2.0             # so long a drain goes on with what is claimed, which nobody else can begin meanwhile
@@ -111,7 +109,7 @@ class Processor:
                 if self._guard.fired or self._too_late():
                     return
                 self._one(held)
-                if len(writer) >= FLUSH_AT or (writer and time.monotonic_ns() - writer.oldest_ns > FLUSH_AFTER_NS):
+                if writer.due(time.monotonic_ns()):
                     writer.flush()
             if writer and ready.empty():
                 writer.flush()
