@@ -186,7 +186,7 @@ def test_contradictions_are_refused(options: dict[str, object], name: str) -> No
 
 def test_a_contradiction_names_the_line(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "\nprefetch = 10\n") == [
-        "yadtq.toml:2: prefetch: 10 is less than one batch (fetch_batch = 500)"]
+        "yadtq.toml:2: prefetch: 10 is less than one batch (fetch_batch = 1000)"]
 
 
 def test_a_bad_value_brings_no_contradictions_of_its_own(tmp_path: Path) -> None:
