@@ -45,7 +45,7 @@ def open_producer(settings: Settings, *, linger_ms: int | None = None) -> Produc
 
         return MemoryProducer(settings)
     if name == "librdkafka":
-        from yadtq.transport.librdkafka import LibrdkafkaProducer
+        from yadtq.transport.librdkafka_producer import LibrdkafkaProducer
 
         return LibrdkafkaProducer(settings, wait_ms)
     from yadtq.transport.kafka_python import KafkaPythonProducer
@@ -61,7 +61,7 @@ def open_consumer(settings: Settings) -> Consumer:
 
         return MemoryConsumer(settings)
     if name == "librdkafka":
-        from yadtq.transport.librdkafka import LibrdkafkaConsumer
+        from yadtq.transport.librdkafka_consumer import LibrdkafkaConsumer
 
         return LibrdkafkaConsumer(settings)
     from yadtq.transport.kafka_python import KafkaPythonConsumer
