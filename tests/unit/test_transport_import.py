@@ -19,7 +19,8 @@ assert sorted(os.listdir("/proc/self/fd")) == before, "a file was opened"
 """
 
 
-@pytest.mark.parametrize("modules", [["librdkafka_consumer", "librdkafka_producer"], ["kafka_python", "admin"], ["memory"]], ids="-".join)
+@pytest.mark.parametrize("modules", [["librdkafka_consumer", "librdkafka_producer"], ["kafka_python", "admin"],
+                                     ["memory"]], ids="-".join)
 def test_importing_has_no_side_effects(modules: list[str]) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", _PROGRAM, *modules], capture_output=True, text=True,
                           timeout=60, check=False)
