@@ -6,6 +6,7 @@ Everything that needs a network is made here, after the fork. Commits nothing it
 """
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import queue
@@ -25,7 +26,7 @@ from yadtq.errors import (
     YADTQError,
 )
 from yadtq.result_backend import ResultBackend
-from yadtq.transport import open_consumer, open_producer
+from yadtq.transport import chosen, open_consumer, open_producer
 from yadtqd import kafka_identity, registry
 from yadtqd.async_runner import AsyncRunner
 from yadtqd.bookkeeper import Bookkeeper, fence
@@ -46,6 +47,7 @@ from yadtqd.task_pool import TaskPool
 from yadtqd.worker_state import WorkerState
 
 if TYPE_CHECKING:
+    from yadtq.config import Settings
     from yadtq.transport import Consumer as TransportConsumer
     from yadtq.transport import Producer
     from yadtqd.child import ChildContext
@@ -59,6 +61,7 @@ JOIN_POLL_S = 0.01          # static assignment: until membership has read the c
 DURABLE_S = 3.0             # at the end: how long to wait until Redis has on disk what was recorded
 FAREWELL_S = 0.2            # for the last heartbeat
 SWITCH_S = 0.001            # a claim's thread waits no longer for the interpreter while handlers keep it busy
+M_ARENA_MAX = -8            # as <malloc.h> numbers it
 GC_THRESHOLD = 50_000       # objects: batches of tasks are garbage by count, which reference counting frees anyway
 
 
@@ -79,6 +82,7 @@ class Worker:
     def run(self) -> int:
         """The worker's life; its exit status."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        _share_one_heap(self._settings)
         logs.context(worker=self._id)
         self._ctx.slot.state = WorkerState.STARTING
         self._heartbeat.look = self._obey_log_level
@@ -293,6 +297,14 @@ def _wait(done: Callable[[], object], deadline: float) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def _share_one_heap(settings: Settings) -> None:
+    """Before there are threads: with kafka-python they allocate under the interpreter's lock, so that heaps of their
+    own only take memory (1.5 MB of an idle worker). librdkafka's threads use theirs. Only glibc has several."""
+    libc = ctypes.CDLL(None)
+    if chosen(settings) == "kafka-python" and hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def run(ctx: ChildContext) -> int:
