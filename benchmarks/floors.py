@@ -76,7 +76,7 @@ def installation(transport: str, folder: Path, workers: int = 2) -> Iterator[Ins
             kafka_task_topic=f"{name}_tasks", kafka_heartbeat_topic=f"{name}_beats",
             kafka_dead_letter_topic=f"{name}_dead", kafka_group=name, control_socket=str(folder / "yadtqd.sock"),
             pid_file=str(folder / "yadtqd.pid"))
-        options = {"transport": transport, "max_workers": workers, "num_partitions": 4, "tasks": [],
+        options: dict[str, Any] = {"transport": transport, "max_workers": workers, "num_partitions": 4, "tasks": [],
                    "retry_window_s": 1}     # so that the next worker killed is a first failure again
         with YADTQClient(4, settings=settings) as client, Daemon(settings, folder, **options) as daemon:
             daemon.wait_running(workers)
