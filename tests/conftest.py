@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.support.services import KafkaServer, RedisServer
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yadtq.config import Settings
+
+
+# A busy machine makes slow examples, which say nothing about the code.
+hypothesis.settings.register_profile("yadtq", deadline=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("yadtq")
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def test_a_worker_that_dies_again_and_again_is_fatal_until_the_cool_down_is_over
         assert "WORKER_INITIALIZATION_FAILED: w0" in log
         assert "WORKER_RECOVERY_FAILED: w0" in log
         assert "ValueError: a role that fails" in log
-        assert daemon.workers()["w1"]["state"] == "RUNNING"
+        daemon.wait(lambda: daemon.workers()["w1"]["state"] == "RUNNING")
         daemon.wait(lambda: len(daemon.journal(name="w0")) >= 3)
 
 
