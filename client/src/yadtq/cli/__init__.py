@@ -47,6 +47,7 @@ class _Lazy(click.Group):
 @click.option("--connect-timeout", "connect_timeout_s", type=click.FloatRange(min=0.1), default=5.0, show_default=True,
               metavar="S", help="How long to wait for Kafka and for Redis, in seconds.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is logged.")
+@click.version_option(package_name="yadtq", prog_name="yadtq")
 @click.pass_context
 def cli(context: click.Context, config: str | None, kafka_servers: str | None, redis: str | None,
         options: tuple[str, ...], connect_timeout_s: float, verbose: bool) -> None:
