@@ -6,6 +6,7 @@ opens no file, so that a supervisor may preload it. Never interprets a record's 
 """
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from yadtq.errors import BacklogFull, TransportClosed, YADTQError
+
+log = logging.getLogger(__name__)
 
 MAX_PENDING_BYTES = 256 * 1024 * 1024  # values under way in one producer, whatever `max_in_flight` allows in records
 BATCH_BYTES = 262_144  # per partition and request: saturates a broker, and is far below any limit set on a topic
@@ -68,10 +71,6 @@ class Producer(Protocol):
 
     def flush(self, timeout_s: float) -> int:
         """Wait until nothing is under way, at most `timeout_s`; returns how many records still are."""
-        ...
-
-    def poll(self) -> None:
-        """Nothing to do: deliveries are reported by the transport's own thread."""
         ...
 
     def close(self, timeout_s: float) -> int:
@@ -182,6 +181,7 @@ class Pending:
         self._taken = self._taken_bytes = self._done = self._done_bytes = self._settled = 0
         self._waiting = 0
         self._progress_s = time.monotonic()
+        self._told_s = 0.0
 
     def __len__(self) -> int:
         return self._taken - self._done
@@ -222,9 +222,13 @@ class Pending:
             with self._lock:
                 self._lock.notify_all()
 
-    def stuck_s(self, now_s: float) -> float:
-        """For how long records have been under way without any being reported; 0 when none are."""
-        return now_s - self._progress_s if self._taken != self._done else 0.0
+    def tell_if_stuck(self, now_s: float) -> None:
+        """Log, now and then, that records have been under way for long without any being reported."""
+        stuck_s = now_s - self._progress_s if self._taken != self._done else 0.0
+        if stuck_s > ALARM_AFTER_S and now_s - self._told_s > ALARM_AFTER_S:
+            self._told_s = now_s
+            log.warning("KAFKA_CONNECTION_ERROR: %d records wait for Kafka, none was acknowledged for %.0f s",
+                        len(self), stuck_s)
 
     def wait(self, timeout_s: float) -> int:
         """Until nothing is under way, at most `timeout_s`; returns how many are."""
@@ -257,6 +261,37 @@ class Guarded:
     def _library_objects(self) -> list[Any]:
         """The library's clients, which a child must never finalize."""
         return []
+
+
+class GuardedProducer(Guarded):
+    """What all producers do alike with the records that are under way."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        super().__init__()
+        self._pending = Pending(max_in_flight)
+
+    @property
+    def pending(self) -> int:
+        """Records handed over and not reported yet."""
+        return len(self._pending)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until nothing is under way; see `Producer.flush`."""
+        return self._pending.wait(timeout_s)
+
+    def close(self, timeout_s: float) -> int:
+        """Flush, then give up what is left; see `Producer.close`."""
+        if self.closed:
+            return 0
+        self._check()
+        self.closed = True
+        given_up = self._pending.wait(timeout_s)
+        self._give_up(given_up)
+        return given_up
+
+    def _give_up(self, left: int) -> None:
+        """Tell the `left` records that they are given up, and let go of the library and the thread."""
+        raise NotImplementedError
 
 
 _alive: weakref.WeakSet[Guarded] = weakref.WeakSet()

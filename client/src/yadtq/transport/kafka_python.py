@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yadtq.errors import KafkaConnectionError, OffsetOutOfRange, PayloadTooLarge, UnknownTopic, YADTQError
-from yadtq.transport.base import ALARM_AFTER_S, BATCH_BYTES, Guarded, OnDone, OnManyDone, Pending, Record
+from yadtq.transport.base import BATCH_BYTES, Guarded, GuardedProducer, OnDone, OnManyDone, Record
 from yadtq.transport.connection import (
     connect_kafka_python,
     from_kafka_python,
@@ -37,16 +37,15 @@ FETCH_WAIT_MS = 250  # how long a broker holds a fetch with nothing to read; eac
 RECORD_OVERHEAD = 128  # room for headers of batch and record below `kafka_max_message_bytes`
 
 
-class KafkaPythonProducer(Guarded):
+class KafkaPythonProducer(GuardedProducer):
     """See `yadtq.transport.Producer`."""
 
     transport_name: ClassVar[str] = "kafka-python"
 
     def __init__(self, settings: Settings, linger_ms: int = 0) -> None:
-        super().__init__()
+        super().__init__(settings.max_in_flight)
         self._settings = settings
         self._limit = settings.kafka_max_message_bytes
-        self._pending = Pending(settings.max_in_flight)
         self._numbers = itertools.count()
         # What is under way; whoever takes an entry out reports it, so that each is reported once.
         self._open: dict[int, tuple[Any, int | None, int]] = {}
@@ -81,11 +80,6 @@ class KafkaPythonProducer(Guarded):
                 return  # a broker answered: it is the topic that is missing, which is for `send` to say
             self._abort()
             raise unreachable(self._settings, error) from error
-
-    @property
-    def pending(self) -> int:
-        """Records handed over and not reported yet."""
-        return len(self._pending)
 
     def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None,
              on_done: OnDone | None = None) -> None:
@@ -166,20 +160,7 @@ class KafkaPythonProducer(Guarded):
         if entry is not None:
             self._outcomes.put((entry, outcome))
 
-    def flush(self, timeout_s: float) -> int:
-        """Wait until nothing is under way; see `Producer.flush`."""
-        return self._pending.wait(timeout_s)
-
-    def poll(self) -> None:
-        """Nothing to do: the delivery thread reports."""
-
-    def close(self, timeout_s: float) -> int:
-        """Flush, then give up what is left; see `Producer.close`."""
-        if self.closed:
-            return 0
-        self._check()
-        self.closed = True
-        given_up = self._pending.wait(timeout_s)
+    def _give_up(self, left: int) -> None:
         self._abort()
         gone = KafkaConnectionError("given up: the producer was closed before Kafka acknowledged the record")
         for number in list(self._open):
@@ -187,7 +168,6 @@ class KafkaPythonProducer(Guarded):
         self._outcomes.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(ABORT_S)
-        return given_up
 
     def _abort(self) -> None:
         """End kafka-python's thread. Its own `close` waits for records first, and raises instead of ending then."""
@@ -199,17 +179,11 @@ class KafkaPythonProducer(Guarded):
     # ---- the delivery thread --------------------------------------------------------------------------------------
     def _report_deliveries(self) -> None:
         """The thread that calls on_done, until closed."""
-        alarm_s = 0.0
         while True:
             try:
                 item = self._outcomes.get(timeout=1.0)
             except Empty:
-                now_s = time.monotonic()
-                stuck_s = self._pending.stuck_s(now_s)
-                if stuck_s > ALARM_AFTER_S and now_s - alarm_s > ALARM_AFTER_S:
-                    alarm_s = now_s
-                    log.warning("KAFKA_CONNECTION_ERROR: %d records wait for Kafka, none was acknowledged for %.0f s",
-                                len(self._pending), stuck_s)
+                self._pending.tell_if_stuck(time.monotonic())
                 continue
             if item is None:
                 return

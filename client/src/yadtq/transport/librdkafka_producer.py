@@ -17,15 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as _Producer
 
 from yadtq.errors import BacklogFull, KafkaConnectionError, YADTQError
-from yadtq.transport.base import (
-    ALARM_AFTER_S,
-    BATCH_BYTES,
-    MAX_PENDING_BYTES,
-    Guarded,
-    OnDone,
-    OnManyDone,
-    Pending,
-)
+from yadtq.transport.base import BATCH_BYTES, MAX_PENDING_BYTES, GuardedProducer, OnDone, OnManyDone
 from yadtq.transport.connection import from_librdkafka, librdkafka_config, unreachable
 from yadtq.transport.library_log import limited_logger
 
@@ -57,20 +49,18 @@ def _new_producer(settings: Settings, linger_ms: int, on_error: Any) -> _Produce
     }, logger=limited_logger())
 
 
-class LibrdkafkaProducer(Guarded):
+class LibrdkafkaProducer(GuardedProducer):
     """See `yadtq.transport.Producer`."""
 
     transport_name: ClassVar[str] = "librdkafka"
 
     def __init__(self, settings: Settings, linger_ms: int = 0) -> None:
-        super().__init__()
+        super().__init__(settings.max_in_flight)
         self._settings, self._linger_ms = settings, linger_ms
         self._limit = settings.kafka_max_message_bytes
-        self._pending = Pending(settings.max_in_flight)
         self._fatal: KafkaError | None = None  # set by librdkafka's error callback, cleared by the delivery thread
         self._refused: deque[tuple[OnManyDone | None, int, int, YADTQError]] = deque()
         self._stop = False
-        self._alarm_s = 0.0
         self._producer = _new_producer(settings, linger_ms, self._on_error)
         try:
             self._producer.list_topics(settings.kafka_task_topic, timeout=settings.kafka_request_timeout_ms / 1000)
@@ -78,11 +68,6 @@ class LibrdkafkaProducer(Guarded):
             raise unreachable(settings, error.args[0].str()) from error
         self._thread = threading.Thread(target=self._report_deliveries, name="yadtq-deliveries", daemon=True)
         self._thread.start()
-
-    @property
-    def pending(self) -> int:
-        """Records handed over and not reported yet."""
-        return len(self._pending)
 
     def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None,
              on_done: OnDone | None = None) -> None:
@@ -136,27 +121,13 @@ class LibrdkafkaProducer(Guarded):
             return False
         return True
 
-    def flush(self, timeout_s: float) -> int:
-        """Wait until nothing is under way; see `Producer.flush`."""
-        return self._pending.wait(timeout_s)
-
-    def poll(self) -> None:
-        """Nothing to do: the delivery thread polls."""
-
-    def close(self, timeout_s: float) -> int:
-        """Flush, then give up what is left; see `Producer.close`."""
-        if self.closed:
-            return 0
-        self._check()
-        self.closed = True
-        given_up = self._pending.wait(timeout_s)
-        if given_up:
+    def _give_up(self, left: int) -> None:
+        if left:
             self._producer.purge(blocking=False)
             self._pending.wait(PURGE_S)
         self._stop = True
         if threading.current_thread() is not self._thread:
             self._thread.join(POLL_S + PURGE_S)
-        return given_up
 
     # ---- the delivery thread --------------------------------------------------------------------------------------
     def _report_deliveries(self) -> None:
@@ -169,10 +140,7 @@ class LibrdkafkaProducer(Guarded):
                 events += 1
             if events:  # reports, or only lines for the log
                 self._pending.settle(now_s)
-            if (stuck_s := self._pending.stuck_s(now_s)) > ALARM_AFTER_S and now_s - self._alarm_s > ALARM_AFTER_S:
-                self._alarm_s = now_s
-                log.warning("KAFKA_CONNECTION_ERROR: %d records wait for Kafka, none was acknowledged for %.0f s",
-                            len(self._pending), stuck_s)
+            self._pending.tell_if_stuck(now_s)
             if self._fatal is not None:
                 self._replace()
 

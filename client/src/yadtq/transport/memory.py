@@ -22,7 +22,7 @@ from yadtq.errors import (
     UnknownTopic,
     YADTQError,
 )
-from yadtq.transport.base import Guarded, OnDone, OnManyDone, Pending, Record
+from yadtq.transport.base import Guarded, GuardedProducer, OnDone, OnManyDone, Record
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -115,32 +115,26 @@ def _too_large(size: int, limit: int) -> PayloadTooLarge:
 
 
 class _MemoryClient(Guarded):
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings, *of_base: int) -> None:
+        super().__init__(*of_base)
         self._settings = settings
         self._broker = broker_of(settings)
         self._broker.await_up(settings.kafka_request_timeout_ms / 1000)
 
 
-class MemoryProducer(_MemoryClient):
+class MemoryProducer(_MemoryClient, GuardedProducer):
     """See `yadtq.transport.Producer`."""
 
     transport_name: ClassVar[str] = "memory"
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(settings, settings.max_in_flight)
         self._limit = settings.kafka_max_message_bytes
-        self._pending = Pending(settings.max_in_flight)
         self._work: SimpleQueue[tuple[str, int, bytes, bytes | None, Any, int | None] | None] = SimpleQueue()
         self._order = threading.Lock()
         self._giving_up = False
         self._thread = threading.Thread(target=self._append_and_report, name="yadtq-deliveries", daemon=True)
         self._thread.start()
-
-    @property
-    def pending(self) -> int:
-        """Records handed over and not reported yet."""
-        return len(self._pending)
 
     def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None,
              on_done: OnDone | None = None) -> None:
@@ -159,27 +153,13 @@ class MemoryProducer(_MemoryClient):
         for index, (partition, value, key) in enumerate(items):
             self._work.put((topic, partition, value, key, on_done, index))
 
-    def flush(self, timeout_s: float) -> int:
-        """Wait until nothing is under way; see `Producer.flush`."""
-        return self._pending.wait(timeout_s)
-
-    def poll(self) -> None:
-        """Nothing to do: the thread reports."""
-
-    def close(self, timeout_s: float) -> int:
-        """Flush, then give up what is left; see `Producer.close`."""
-        if self.closed:
-            return 0
-        self._check()
-        self.closed = True
-        given_up = self._pending.wait(timeout_s)
+    def _give_up(self, left: int) -> None:
         with self._broker.changed:
             self._giving_up = True
             self._broker.changed.notify_all()
         self._work.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(2)
-        return given_up
 
     def _append_and_report(self) -> None:
         """The producer's thread, until closed."""
