@@ -8,59 +8,19 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 import redis
 
+from tests.contract.backend_support import NOW, finish, one, submit
 from tests.model.operations import Record
 from tests.model.redis_image import encode, prefix
-from tests.support.services import RedisServer
-from yadtq.config import Settings
 from yadtq.errors import BackendDamaged, ClientClosed
 from yadtq.names import META_KEYS, SHARDS, record_key, result_channel, shard_of, value_key
 from yadtq.records import SHOWN_STATES, TaskRecordRaw, parse_record
 from yadtq.result_backend import Claim, ClaimEntry, FinishEntry, Push, ResultBackend, SubmitEntry
 from yadtq.task import new_task_id
-
-NOW = int(time.time() * 1000)
-
-
-@pytest.fixture
-def connection(empty_redis: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(host=empty_redis.host, port=empty_redis.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def backend(empty_redis: RedisServer) -> Iterator[ResultBackend]:
-    backend = ResultBackend(Settings(redis_host=empty_redis.host, redis_port=empty_redis.port))
-    yield backend
-    backend.close()
-
-
-def submit(backend: ResultBackend, count: int, *, task: str = "addition", at: int = NOW, step: int = 0) -> list[str]:
-    ids = [new_task_id() for _ in range(count)]
-    g = backend.clear_numbers()
-    entries = [SubmitEntry(i, task, g[shard_of(i)], at + n * step, 0) for n, i in enumerate(ids)]
-    assert set(backend.submit(entries)) == {"DONE"}
-    return ids
-
-
-def finish(backend: ResultBackend, ids: list[str], how: str = "OK", *, offset: int = 5, ended_ms: int = NOW + 3,
-           result: bytes = b"\x05", error: bytes = b"", epoch: int = 1) -> None:
-    g = backend.clear_numbers()
-    entries = [FinishEntry(i, 0, g[shard_of(i)], "addition", NOW, how, offset, NOW + 1, ended_ms, result, error)
-               for i in ids]
-    assert set(backend.finish(0, epoch, entries, "host/w1")) <= {"DONE"}
-
-
-def one(backend: ResultBackend, task_id: str) -> TaskRecordRaw:
-    record = backend.read([task_id])[0]
-    assert record is not None
-    return record
-
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 GOLDEN = bytes.fromhex(
