@@ -1,36 +1,14 @@
-"""A result backend on the session's Redis, and short ways to submit and finish tasks through it.
-
-Import the fixtures `connection` and `backend` by name where they are used.
-"""
+"""Short ways to submit, finish and read tasks through a result backend, for the contract tests."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-import pytest
-import redis
-
-from tests.support.services import RedisServer
-from yadtq.config import Settings
 from yadtq.names import shard_of
 from yadtq.records import TaskRecordRaw
 from yadtq.result_backend import FinishEntry, ResultBackend, SubmitEntry
 from yadtq.task import new_task_id
 
 NOW = int(time.time() * 1000)
-
-
-@pytest.fixture
-def connection(empty_redis: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(host=empty_redis.host, port=empty_redis.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def backend(empty_redis: RedisServer) -> Iterator[ResultBackend]:
-    backend = ResultBackend(Settings(redis_host=empty_redis.host, redis_port=empty_redis.port))
-    yield backend
-    backend.close()
 
 
 def submit(backend: ResultBackend, count: int, *, task: str = "addition", at: int = NOW, step: int = 0) -> list[str]:
