@@ -30,6 +30,13 @@ from yadtqd.status_view import render
 WAIT_S = 60.0            # a slow machine needs a few seconds for the whole demo
 RUN = 20_000             # tasks in the run in which a worker is killed
 MATRIX = 40              # the documents and words compared
+GO_ON = (
+    "./setup.sh up                        Kafka, Redis and yadtqd of this checkout, until ./setup.sh down",
+    "source .yadtq/env                    yadtq, yadtqctl and the client find them",
+    "yadtq submit addition 1 2 --wait     or in Python: from yadtq import YADTQClient",
+    "yadtqctl top                         watch the workers",
+    "docs/tasks.md                        your own task types; README.md has the rest",
+)
 
 
 class Demo:
@@ -218,6 +225,9 @@ def tell(settings: Settings) -> int:
             demo.say(f"- {what}")
         return 1
     demo.say(f"Everything above held; it took {took_s:.1f} s.")
+    demo.title("How to go on")
+    for line in GO_ON:
+        demo.say(line)
     return 0
 
 
