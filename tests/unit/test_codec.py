@@ -43,7 +43,8 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(same(x, y) and same(p, q) for (x, p), (y, q)
                                         in zip(a.items(), b.items(), strict=True))
     if isinstance(a, set | frozenset):
-        return len(a) == len(b) and {(type(x), x) for x in a} == {(type(x), x) for x in b}
+        return (len(a) == len(b) and all(any(same(x, y) for y in b) for x in a)
+                and all(any(same(x, y) for x in a) for y in b))
     if isinstance(a, float):
         return repr(a) == repr(b)
     return bool(a == b)

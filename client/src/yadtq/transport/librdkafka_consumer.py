@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 WAKE_S = 0.02  # how long a consumer waits in C, where nothing can wake it: bounds the delay of `wake`
 PROBE_EVERY_S, PROBE_S = 1.0, 0.1  # while the brokers are away: how often, and for how long, to ask if they are back
+UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 FETCH_WAIT_MS = 100  # how long a broker holds a fetch with nothing to read: what a resumed partition waits at most
 QUEUE_MESSAGES, QUEUE_KBYTES = 10_000, 16_384  # read ahead: hides a round trip, without filling a worker's memory
 
@@ -42,6 +43,7 @@ class LibrdkafkaConsumer(Guarded):
         self._probe_s = 0.0
         self._timeout_s = settings.kafka_request_timeout_ms / 1000
         self._verify_s: float | None = None  # when to ask whether what is assigned exists
+        self._known_s = 0.0  # when a broker last did not say that it does not
         self._problem: YADTQError | None = None  # raised by the poll after the one that returns the good records
         self._consumer = _Consumer(librdkafka_config(settings) | {
             "group.id": f"{settings.kafka_group}.unused",  # demanded by the library; nothing joins or commits
@@ -73,7 +75,8 @@ class LibrdkafkaConsumer(Guarded):
         """Read exactly these partitions from these offsets; see `Consumer.assign`."""
         self._check()
         self._topic, self._offsets, self._problem = topic, dict(offsets), None
-        self._verify_s = time.monotonic() + self._timeout_s if offsets else None
+        self._known_s = time.monotonic()
+        self._verify_s = self._known_s + PROBE_EVERY_S if offsets else None
         self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -99,15 +102,23 @@ class LibrdkafkaConsumer(Guarded):
         return []
 
     def _verify(self) -> None:
-        """The library waits in silence for a topic or partition that does not exist: ask, once after assigning."""
-        self._verify_s = time.monotonic() + PROBE_EVERY_S
+        """The library waits in silence for a topic or partition that does not exist: ask after assigning, until known.
+
+        A broker that has just started may not know all topics yet: only a "no" that lasts is believed.
+        """
+        now_s = time.monotonic()
+        self._verify_s = now_s + PROBE_EVERY_S
         try:
             found = self._consumer.list_topics(self._topic, timeout=PROBE_S).topics[self._topic]
         except KafkaException:
+            self._known_s = now_s
             return  # an outage: later
         if found.error is None and self._offsets.keys() <= found.partitions.keys():
             self._verify_s = None
-        elif found.error is None or found.error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+        elif found.error is not None and found.error.code() not in UNKNOWN:
+            self._known_s = now_s
+        elif now_s - self._known_s > self._timeout_s:
+            self._known_s = now_s
             raise UnknownTopic(f"topic {self._topic} does not exist, or not with partitions {sorted(self._offsets)}")
 
     def _records(self, messages: list[Message]) -> list[Record]:
@@ -136,6 +147,9 @@ class LibrdkafkaConsumer(Guarded):
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             earliest = self._earliest(partition)
             self._problem = OffsetOutOfRange(f"{self._topic}[{partition}]: {error.str()}", partition, earliest)
+        elif code in UNKNOWN:
+            if self._verify_s is None:  # it was known: ask whether it is gone
+                self._verify_s = self._known_s = time.monotonic()
         elif not error.retriable() and code not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             self._problem = from_librdkafka(error)
 
