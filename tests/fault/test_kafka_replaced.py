@@ -41,7 +41,8 @@ def test_another_cluster_under_a_redis_that_was_kept(
 
         wait_for(lambda: "KAFKA_REPLACED" in told(), 30, "a daemon that says what is wrong")
         assert old in daemon.tail(200)
-        assert [w["state"] for w in daemon.workers()] == ["FATAL"]
+        # after each cool-down it tries again, for a moment
+        wait_for(lambda: [w["state"] for w in daemon.workers()] == ["FATAL"], 10, "a worker that is left alone")
         task = user.submit("addition", 2, 3)
         user.backend.redis.run([pack("FLUSHDB")])               # what the error says to do
         assert user.result(task, 30) == 5
