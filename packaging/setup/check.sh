@@ -37,7 +37,7 @@ command_test() {
   local status=0
   if [ -n "${CI:-}" ] || [ ! -t 1 ]; then export PY_COLORS=0; fi
   # Most tests wait for a server or a process most of the time; a file's tests stay together, and share its servers.
-  .venv/bin/python -m pytest -n 3 --dist loadfile "$@" || status=$?
+  .venv/bin/python -m pytest -n 2 --dist loadfile "$@" || status=$?
   if [ -n "$CHECKS_FAILED" ]; then
     printf '%sFAILED%s  %s (see above)\n' "$RED" "$PLAIN" "$CHECKS_FAILED" >&2
     status=1
