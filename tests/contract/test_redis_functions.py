@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from tests.model import operations as model
 from tests.model.operations import End, Message, Record, Shard, Token
 from tests.model.redis_image import index_entries, index_key, plant, read_back, set_shards
-from tests.support.services import RedisServer
-from yadtq.config import Settings
 from yadtq.names import SHARDS, shard_of
 from yadtq.result_backend import ClaimEntry, FinishEntry, ResultBackend, SubmitEntry
 from yadtq.shard_calls import call
@@ -28,19 +26,6 @@ from yadtq.shard_calls import call
 ME = Token(0, 2)
 CLOCK = 0                               # stands for a time that Redis chose
 TOKENS = [(0, 1), (0, 2), (0, 3), (1, 2)]
-
-
-@pytest.fixture
-def connection(empty_redis: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(host=empty_redis.host, port=empty_redis.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def backend(empty_redis: RedisServer) -> Iterator[ResultBackend]:
-    backend = ResultBackend(Settings(redis_host=empty_redis.host, redis_port=empty_redis.port))
-    yield backend
-    backend.close()
 
 
 def reachable_records() -> list[Record | None]:
