@@ -32,8 +32,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The session's Redis, shared by all tests: leave it running."""
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The session's Redis, for `redis_server` alone: what one test leaves in it would fence the next."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -82,16 +82,16 @@ def settings_for(kafka: KafkaServer, redis_server: RedisServer, prefix: str, tmp
 
 
 @pytest.fixture
-def empty_redis(redis_server: RedisServer) -> RedisServer:
-    """The session's Redis, emptied: one database holds one queue, and tests follow each other."""
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """The session's Redis, emptied (one database holds one queue, and tests follow each other): leave it running."""
     import redis
 
-    with redis.Redis(host=redis_server.host, port=redis_server.port) as connection:
+    with redis.Redis(host=shared_redis.host, port=shared_redis.port) as connection:
         connection.flushall()
-    return redis_server
+    return shared_redis
 
 
 @pytest.fixture
-def settings(kafka: KafkaServer, empty_redis: RedisServer, topic_prefix: str, tmp_path: Path) -> Settings:
+def settings(kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path) -> Settings:
     """Settings for the session's servers with names of the test's own; Redis is empty."""
-    return settings_for(kafka, empty_redis, topic_prefix, tmp_path)
+    return settings_for(kafka, redis_server, topic_prefix, tmp_path)

@@ -12,13 +12,13 @@ from yadtq.result_backend import ResultBackend
 
 
 @pytest.fixture
-def connection(empty_redis: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(host=empty_redis.host, port=empty_redis.port) as connection:
+def connection(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis(host=redis_server.host, port=redis_server.port) as connection:
         yield connection
 
 
 @pytest.fixture
-def backend(empty_redis: RedisServer) -> Iterator[ResultBackend]:
-    backend = ResultBackend(Settings(redis_host=empty_redis.host, redis_port=empty_redis.port))
+def backend(redis_server: RedisServer) -> Iterator[ResultBackend]:
+    backend = ResultBackend(Settings(redis_host=redis_server.host, redis_port=redis_server.port))
     yield backend
     backend.close()

@@ -134,9 +134,9 @@ def test_redis_stopped_and_started(kafka: KafkaServer, own_redis: RedisServer, t
 
 
 @pytest.mark.parametrize("hard", [False, True], ids=["stopped", "killed"])
-def test_kafka_stopped_and_started(own_kafka: KafkaServer, empty_redis: RedisServer, topic_prefix: str, start: Start,
+def test_kafka_stopped_and_started(own_kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, start: Start,
                                    tmp_path: Path, hard: bool) -> None:
-    _, client = start(settings_for(own_kafka, empty_redis, topic_prefix, tmp_path))
+    _, client = start(settings_for(own_kafka, redis_server, topic_prefix, tmp_path))
     load = Load(client, tmp_path, 1000, seconds=0.004)
     load.wait_started(100)
     own_kafka.kill() if hard else own_kafka.stop()

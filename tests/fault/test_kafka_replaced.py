@@ -50,9 +50,9 @@ def test_another_cluster_under_a_redis_that_was_kept(
 
 
 def test_a_heartbeat_topic_made_anew_counts_as_well(
-        kafka: KafkaServer, empty_redis: RedisServer, topic_prefix: str, tmp_path: Path) -> None:
+        kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path) -> None:
     """Its offsets are the epochs: they would begin at 1 again."""
-    settings = settings_for(kafka, empty_redis, topic_prefix, tmp_path)
+    settings = settings_for(kafka, redis_server, topic_prefix, tmp_path)
     with QueueUser(settings):
         admin = open_admin(settings)
         old = admin.identity()

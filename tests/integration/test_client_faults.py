@@ -137,8 +137,8 @@ def test_a_submission_without_redis_is_told_with_its_id_and_its_repetition_is_ha
 
 @pytest.mark.parametrize("transport", ["librdkafka", "kafka-python"])
 def test_a_submission_without_kafka_is_told_with_its_ids_and_nothing_is_lost(
-        own_kafka, empty_redis, topic_prefix, tmp_path, transport):
-    settings = settings_for(own_kafka, empty_redis, topic_prefix, tmp_path).replace(transport=transport)
+        own_kafka, redis_server, topic_prefix, tmp_path, transport):
+    settings = settings_for(own_kafka, redis_server, topic_prefix, tmp_path).replace(transport=transport)
     with YADTQClient(settings=settings) as client:
         client.submit_task("addition", [0])
         own_kafka.kill()
@@ -157,8 +157,8 @@ def test_a_submission_without_kafka_is_told_with_its_ids_and_nothing_is_lost(
         assert sorted(set(worker.ran)) == sorted(worker.ran)
 
 
-def test_closing_during_an_outage_keeps_to_its_time(own_kafka, empty_redis, topic_prefix, tmp_path):
-    client = YADTQClient(settings=settings_for(own_kafka, empty_redis, topic_prefix, tmp_path))
+def test_closing_during_an_outage_keeps_to_its_time(own_kafka, redis_server, topic_prefix, tmp_path):
+    client = YADTQClient(settings=settings_for(own_kafka, redis_server, topic_prefix, tmp_path))
     client.submit_task("addition", [0])
     own_kafka.kill()
     with pytest.raises(TaskSubmissionTimeout):

@@ -128,8 +128,8 @@ def test_a_callback_that_fails_does_not_end_the_watch(settings):
 
 
 @pytest.mark.fault
-def test_an_outage_of_kafka_is_one_change_and_kills_nobody(own_kafka, empty_redis, topic_prefix, tmp_path):
-    settings = settings_for(own_kafka, empty_redis, topic_prefix, tmp_path)
+def test_an_outage_of_kafka_is_one_change_and_kills_nobody(own_kafka, redis_server, topic_prefix, tmp_path):
+    settings = settings_for(own_kafka, redis_server, topic_prefix, tmp_path)
     told: list[WorkerChange] = []
     with YADTQClient(settings=settings, connect_timeout_s=5) as client, Beating(settings) as workers:
         for name in ("h/w0", "h/w1", "h/w2"):
