@@ -75,6 +75,7 @@ def settings_for(kafka: KafkaServer, redis_server: RedisServer, prefix: str, tmp
         kafka_task_topic=f"{prefix}_tasks",
         kafka_heartbeat_topic=f"{prefix}_heartbeats",
         kafka_dead_letter_topic=f"{prefix}_dead_letters",
+        kafka_delayed_topic=f"{prefix}_delayed",
         kafka_group=prefix,
         control_socket=str(tmp_path / "yadtqd.sock"),
         pid_file=str(tmp_path / "yadtqd.pid"),

@@ -18,7 +18,8 @@ def settings_of(transport: str, servers: str, prefix: str, **changes: object) ->
     """Settings for one transport, with topics of the test's own; "memory" has a broker of the test's own too."""
     return Settings(transport=transport, kafka_servers=servers if transport != "memory" else f"{prefix}:1",
                     kafka_task_topic=f"{prefix}_tasks", kafka_heartbeat_topic=f"{prefix}_beats",
-                    kafka_dead_letter_topic=f"{prefix}_dead", kafka_group=prefix, **changes)
+                    kafka_dead_letter_topic=f"{prefix}_dead", kafka_delayed_topic=f"{prefix}_delayed",
+                    kafka_group=prefix, **changes)
 
 
 class Reports:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 PASSED_ON = ("kafka_servers", "redis_host", "redis_port", "kafka_task_topic", "kafka_heartbeat_topic",
-             "kafka_dead_letter_topic", "kafka_group", "control_socket", "pid_file")
+             "kafka_dead_letter_topic", "kafka_delayed_topic", "kafka_group", "control_socket", "pid_file")
 
 
 def wait_for(condition: Callable[[], Any], limit_s: float, what: str) -> Any:

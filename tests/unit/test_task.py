@@ -150,9 +150,9 @@ SMALL = TaskMessage(id="i", task="t", args=b"", submitted_ms=1)
 
 
 @pytest.mark.parametrize(("message", "golden"), [
-    (SMALL, "dc001001a169a174c400c400000001c0c0c0c0c0c000c400"),
-    (FULL, "dc001001d924" + ID.encode().hex() + "a86164646974696f6ec403920102c401800102cf000001977420dc00"
-           "a16bcb3ff8000000000000cb3fe000000000000003040506c40166")])
+    (SMALL, "dc001301a169a174c400c400000001c0c0c0c0c0c000c400c0c0c400"),
+    (FULL, "dc001301d924" + ID.encode().hex() + "a86164646974696f6ec403920102c401800102cf000001977420dc00"
+           "a16bcb3ff8000000000000cb3fe000000000000003040506c40166c0c0c400")])
 def test_golden_bytes(message: TaskMessage, golden: str) -> None:
     assert encode_message(message).hex() == golden
     assert decode_message(bytes.fromhex(golden)) == message

@@ -23,6 +23,7 @@ KAFKA_SERVERS = ""
 KAFKA_TASK_TOPIC = "yadtq_tasks"
 KAFKA_HEARTBEAT_TOPIC = "worker-heartbeats"
 KAFKA_DEAD_LETTER_TOPIC = "yadtq_dead_letters"
+KAFKA_DELAYED_TOPIC = "yadtq_delayed"
 KAFKA_GROUP = "yadtq"
 KAFKA_SECURITY_PROTOCOL = "PLAINTEXT"
 KAFKA_SASL_MECHANISM = ""
@@ -121,6 +122,9 @@ class Settings:
     kafka_dead_letter_topic: str = option(
         KAFKA_DEAD_LETTER_TOPIC, "Topic of tasks that were given up, with their errors.", used_by="all",
         check=topic_name)
+    kafka_delayed_topic: str = option(
+        KAFKA_DELAYED_TOPIC, "Topic of tasks that wait for their time, retries among them (one partition per level of "
+        "the timing wheel).", used_by="all", check=topic_name)
     kafka_group: str = option(
         KAFKA_GROUP, "Consumer group whose committed offsets say what is done. Another group would run everything "
         "again.", used_by="membership, worker, client", check=topic_name)

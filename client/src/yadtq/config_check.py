@@ -32,9 +32,9 @@ def _kafka(s: Settings) -> Iterator[tuple[str, str]]:
     if s.max_payload_bytes > room:
         yield "max_payload_bytes", (f"{s.max_payload_bytes} does not fit a message of kafka_max_message_bytes = "
                                     f"{s.kafka_max_message_bytes}; at most {max(room, 0)}, or raise the brokers' limit")
-    topics = (s.kafka_task_topic, s.kafka_heartbeat_topic, s.kafka_dead_letter_topic)
+    topics = (s.kafka_task_topic, s.kafka_heartbeat_topic, s.kafka_dead_letter_topic, s.kafka_delayed_topic)
     if len(set(topics)) < len(topics):
-        yield "kafka_task_topic", "tasks, heartbeats and dead letters need three different topics"
+        yield "kafka_task_topic", "tasks, heartbeats, dead letters and delayed tasks need four different topics"
 
 
 def _security(s: Settings) -> Iterator[tuple[str, str]]:

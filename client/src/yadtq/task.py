@@ -169,6 +169,9 @@ class TaskMessage(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_onl
     max_retries: _Count | None = None   # None: the type's
     replay: _Small = 0                  # how often it was replayed from the dead letters
     follow: bytes = b""                 # what follows it
+    group: _Text | None = None          # a label, to look at and to cancel many at once
+    retry_backoff_s: _Seconds | None = None     # wait before the first retry; None: the type's or the installation's
+    history: bytes = b""                # the attempts before this one, encoded
 
 
 class _Version(msgspec.Struct, array_like=True, frozen=True, gc=False):

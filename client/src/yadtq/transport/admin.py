@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from yadtq.delayed import LEVELS
 from yadtq.errors import KafkaConnectionError, KafkaRefused, TooFewPartitions, UnknownTopic
 from yadtq.transport.base import Guarded
 from yadtq.transport.connection import RETRY_BACKOFF_MS, connect_kafka_python, from_kafka_python, import_kafka
@@ -42,7 +43,7 @@ class TopicPlan:
 def topic_plans(settings: Settings) -> dict[str, TopicPlan]:
     """The topics of these settings by name.
 
-    Tasks and dead letters never go by age or size: Kafka would delete accepted tasks that nobody has run yet.
+    Tasks, delayed ones and dead letters never go by age or size: Kafka would delete accepted tasks that have not run.
     """
     replicas = settings.kafka_min_insync_replicas
     durable = {"min.insync.replicas": str(replicas)} if replicas else {}
@@ -51,6 +52,7 @@ def topic_plans(settings: Settings) -> dict[str, TopicPlan]:
     return {
         settings.kafka_task_topic: TopicPlan(settings.num_partitions, KEEP_FOR_EVER | durable),
         settings.kafka_dead_letter_topic: TopicPlan(DEAD_LETTER_PARTITIONS, KEEP_FOR_EVER | durable),
+        settings.kafka_delayed_topic: TopicPlan(LEVELS, KEEP_FOR_EVER | durable),
         settings.kafka_heartbeat_topic: TopicPlan(1, heartbeats | durable),  # one: its offsets are the workers' epochs
     }
 
@@ -138,8 +140,8 @@ class KafkaAdmin(Guarded):
         try:
             self._call(self._admin.create_partitions, {name: wanted})
         except KafkaRefused as error:
-            # Refused because another client has grown it meanwhile is as good; what is there decides.
-            if self._partition_counts([name])[name] < wanted:
+            # Another client has grown it meanwhile: as good, though the broker that we ask may not know it yet.
+            if not isinstance(error.__cause__, kafka.errors.InvalidPartitionsError):
                 raise KafkaRefused(f"topic {name} can't be grown to {wanted} partitions: {error.message}") from error
         return self._await_partitions({name: wanted})
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from yadtq.delayed import LEVELS
 from yadtq.errors import (
     KafkaConnectionError,
     KafkaRefused,
@@ -286,6 +287,7 @@ class MemoryAdmin(_MemoryClient):
         broker, settings = self._reach(), self._settings
         broker.create(settings.kafka_heartbeat_topic, 1)
         broker.create(settings.kafka_dead_letter_topic, 1)
+        broker.create(settings.kafka_delayed_topic, LEVELS)
         name = settings.kafka_task_topic
         with broker.changed:
             there = len(broker.topics.get(name, []))
