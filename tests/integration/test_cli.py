@@ -23,8 +23,8 @@ class Program:
     """Runs `yadtq` with the test's servers, from the environment as a shell would."""
 
     def __init__(self, settings: Settings) -> None:
-        names = ("kafka_servers", "kafka_task_topic", "kafka_heartbeat_topic", "kafka_dead_letter_topic", "kafka_delayed_topic",
-                 "redis_host", "redis_port")
+        names = ("kafka_servers", "kafka_task_topic", "kafka_heartbeat_topic", "kafka_dead_letter_topic",
+                 "kafka_delayed_topic", "redis_host", "redis_port")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("YADTQ_")}
         self.environment = kept | {f"YADTQ_{name.upper()}": str(getattr(settings, name)) for name in names}
 

@@ -347,8 +347,8 @@ client.submit_task("addition", [3])                         # and an end without
 @pytest.mark.parametrize("child", ["used", "unused"])
 def test_processes_end_in_the_ordinary_way(settings, tmp_path, transport, child):
     config = tmp_path / "yadtq.toml"
-    names = ("kafka_servers", "kafka_task_topic", "kafka_heartbeat_topic", "kafka_dead_letter_topic", "kafka_delayed_topic",
-             "redis_host")
+    names = ("kafka_servers", "kafka_task_topic", "kafka_heartbeat_topic", "kafka_dead_letter_topic",
+             "kafka_delayed_topic", "redis_host")
     config.write_text("".join(f'{name} = "{getattr(settings, name)}"\n' for name in names)
                       + f"redis_port = {settings.redis_port}\n")
     subprocess.run([sys.executable, "-c", FORKING, str(config), transport, child], check=True, timeout=40)
