@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from yadtq.dead_letter import DeadLetter, encode_dead_letter
+from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
 from yadtq.errors import InvalidMessage, TaskCrashed, YADTQError
 from yadtq.task import decode_error, encode_message
 
@@ -58,7 +58,7 @@ class DeadLetters:
         if len(original) > self._room:      # a record that was compressed may be any size: its letter must fit a record
             message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
             original = original[:CUT]
-        return encode_dead_letter(DeadLetter(
+        return encode_dead_letter(DeadLetterMessage(
             id=task_id, task=held.message.task, code=code, message=message, partition=held.partition,
             offset=held.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, error=error,
             original=original))

@@ -143,15 +143,15 @@ def test_started(connection: redis.Redis, backend: ResultBackend, gen: int, fenc
 def test_submit(connection: redis.Redis, backend: ResultBackend, gen: int) -> None:
     now = int(time.time() * 1000)
     cases = [(record, inputs) for record in reachable_records()
-             for inputs in itertools.product((0, 1), (now, now - 7_200_000), (-1, now + 50_000))]
+             for inputs in itertools.product((0, 1), (now, now - 7_200_000), (-1, now + 50_000), (0, 1, 2))]
 
-    def act(ids: list[str], inputs: list[tuple[int, int, int]]) -> list[str]:
-        return backend.submit([SubmitEntry(i, "addition", g, t0, 3, None if due < 0 else due)
-                               for i, (g, t0, due) in zip(ids, inputs, strict=True)])
+    def act(ids: list[str], inputs: list[tuple[int, int, int, int]]) -> list[str]:
+        return backend.submit([SubmitEntry(i, "addition", g, t0, 3, None if due < 0 else due, replay)
+                               for i, (g, t0, due, replay) in zip(ids, inputs, strict=True)])
 
     def expect(shard: Shard, case: Case) -> model.Outcome:
-        g, t0, due = case[1]
-        return model.submit(shard, case[0], g, "addition", t0, 3, due, late=t0 < now)
+        g, t0, due, replay = case[1]
+        return model.submit(shard, case[0], g, "addition", t0, 3, due, late=t0 < now, replay=replay)
 
     compare(connection, gen, 0, cases, act, expect)
 
@@ -240,7 +240,7 @@ A_MESSAGE = st.builds(Message, n=st.sampled_from([0, 0, 1, 1, 2]), g=MOSTLY_0, k
                       replay=MOSTLY_0, expired=MOSTLY_0.map(bool), o=st.integers(0, 9))
 AN_END = st.sampled_from([End("OK", r=b"\x07"), End("OK", r=b"y" * 4097), End("KO", f=b"no"), End("CX"),
                           End("R", f=b"again")])
-SUBMISSIONS = st.lists(st.tuples(ANY_TASK, MOSTLY_0), min_size=1, max_size=2, unique_by=lambda one: one[0])
+SUBMISSIONS = st.lists(st.tuples(ANY_TASK, MOSTLY_0, MOSTLY_0), min_size=1, max_size=2, unique_by=lambda one: one[0])
 STEP = st.one_of(
     st.tuples(st.just("submit"), SUBMISSIONS),
     st.tuples(st.just("claim"), ANY_TOKEN, st.lists(st.tuples(ANY_TASK, A_MESSAGE), min_size=1, max_size=4)),
@@ -273,11 +273,11 @@ class Run:
     def step(self, step: tuple[Any, ...]) -> None:
         getattr(self, step[0])(*step[1:])
 
-    def submit(self, entries: list[tuple[str, int]]) -> None:
+    def submit(self, entries: list[tuple[str, int, int]]) -> None:
         now = int(time.time() * 1000)
-        got = self.backend.submit([SubmitEntry(task, "addition", g, now, 0) for task, g in entries])
-        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0))
-                       for t, g in entries]
+        got = self.backend.submit([SubmitEntry(t, "addition", g, now, 0, replay=replay) for t, g, replay in entries])
+        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0, replay=replay))
+                       for t, g, replay in entries]
 
     def claim(self, token: Token, entries: list[tuple[str, Message]]) -> None:
         got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o)

@@ -99,17 +99,21 @@ Outcome = tuple[Record | None, str]
 
 
 def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, due: int = -1, *,
-           late: bool = False) -> Outcome:
-    """DONE; CLEARED: to be stamped anew; LATE: too old to create a record."""
+           late: bool = False, replay: int = 0) -> Outcome:
+    """DONE; CLEARED: to be stamped anew; LATE: too old to create a record (a replay never is: its task may be old)."""
     if g < shard.gen:
         return old, "CLEARED"
     record = shard.live(old)
+    waiters: tuple[str, ...] = ()
+    if record is not None and record.replay < replay:
+        record, waiters = None, record.u                        # a dead letter's new life
     if record is not None and record.s != "X":
         return old, "DONE"
-    if record is None and late:
+    if record is None and late and not replay:
         return old, "LATE"
     state = "S" if due >= 0 else "Q"
-    return Record(state, p=p, x=record is not None, g=g, k=k, t0=t0, due=due, shown=state), "DONE"
+    return Record(state, p=p, x=record is not None, g=g, k=k, t0=t0, due=due, shown=state, u=waiters,
+                  replay=replay), "DONE"
 
 
 def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int = 0, error: bytes = b"") -> Outcome:

@@ -1,10 +1,22 @@
-"""A record of the dead-letter topic: a task that was given up, whole, with the reason; or what was no task at all.
+"""The records of the dead-letter topic: a task that was given up, whole, with the reason; or what was no task at all; and
+marks, which say that such letters are gone.
 
-Owns the layout of `DeadLetter` (golden bytes in tests/unit/test_dead_letter.py): new fields go to the end, with a
-default. Written by workers once the task's end is recorded, and possibly again after a crash: who reads the topic takes
-the newest of an id. Never talks to Kafka.
+Owns the layout of `DeadLetterMessage` and of `DeadLetterMark` (golden bytes in tests/unit/test_dead_letter.py): new
+fields go to the end, with a default. Workers write letters once the task's end is recorded, and possibly again after a
+crash: who reads the topic takes the newest of an id. Clients write marks when they have replayed or purged one.
+
+Why marks, on a topic that never deletes by itself, and not a compacted topic where a null value would do: a tombstone
+hides *everything* before it under its key. A task that was replayed may fail again before the tombstone of its first
+letter arrives, and its second letter would be gone unseen. A mark names what it removes: everything of the id up to one
+offset, and later copies of the same life (which a worker may publish after a crash), and nothing else. Nor does the
+cleaner of a compacted topic ask whether letters of two records that were no tasks have the same name. What lies below
+the oldest letter that is still there is deleted by whoever replays or purges (`yadtq.dead_letter_log`).
+
+Pure; never talks to Kafka.
 """
 from __future__ import annotations
+
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -13,12 +25,12 @@ from yadtq.names import WIRE_VERSION
 from yadtq.task import check_version
 
 
-class DeadLetter(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+class DeadLetterMessage(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """One task that was given up. The order of the fields *is* the format; the key of its record is the id."""
 
     v: int = WIRE_VERSION
     id: str                             # the task's; of what is no task "partition:offset"
-    task: str = ""                      # its task type
+    task: str = ""                      # its task type; empty: it is no task
     code: str                           # of the error: TASK_CRASHED, INVALID_MESSAGE ...
     message: str
     partition: int                      # where on the task topic it was
@@ -29,11 +41,42 @@ class DeadLetter(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     original: bytes = b""               # the record's value, as it was
 
 
-_decoder = msgspec.msgpack.Decoder(DeadLetter)
-encode_dead_letter = msgspec.msgpack.Encoder().encode       # (DeadLetter) -> bytes
+class Life(NamedTuple):
+    """Which life of an id a letter tells of: an id may be submitted anew when all about it is forgotten."""
+
+    submitted_ms: int = 0               # 0, 0: of what is no task
+    replay: int = 0
 
 
-def decode_dead_letter(data: bytes | memoryview) -> DeadLetter:
+class DeadLetterMark(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="gone"):
+    """Letters of one id are gone. Begins with its tag, where a letter has its version; its record's key is the id."""
+
+    v: int = WIRE_VERSION
+    id: str
+    how: Literal["replayed", "purged"]
+    offset: int                         # on the dead-letter topic: all letters of the id up to here are gone ...
+    submitted_ms: int = 0               # ... and later ones of this life
+    replay: int = 0
+    at_ms: int = 0                      # when, Unix time
+
+    def covers(self, offset: int, life: Life) -> bool:
+        """Whether a letter of the mark's id is gone."""
+        return offset <= self.offset or (life.submitted_ms > 0 and life == (self.submitted_ms, self.replay))
+
+
+_decoder = msgspec.msgpack.Decoder(DeadLetterMessage)
+_mark_decoder = msgspec.msgpack.Decoder(DeadLetterMark)
+encode_dead_letter = msgspec.msgpack.Encoder().encode       # (DeadLetterMessage) -> bytes
+encode_mark = msgspec.msgpack.Encoder().encode              # (DeadLetterMark) -> bytes
+_MARK_TAG = b"\xa4gone"
+
+
+def is_mark(data: bytes) -> bool:
+    """Whether a record of the topic is a mark, without decoding it."""
+    return data[1:6] == _MARK_TAG
+
+
+def decode_dead_letter(data: bytes | memoryview) -> DeadLetterMessage:
     """The dead letter in a record; additional fields at its end are ignored.
 
     Raises UnsupportedVersion when a newer YADTQ wrote it, and InvalidMessage for anything else that is none.
@@ -46,3 +89,14 @@ def decode_dead_letter(data: bytes | memoryview) -> DeadLetter:
     if letter.v != WIRE_VERSION:
         check_version(data, "dead letter")
     return letter
+
+
+def decode_mark(data: bytes | memoryview) -> DeadLetterMark:
+    """The mark in a record; raises InvalidMessage for anything that is none, of another version among them."""
+    try:
+        mark = _mark_decoder.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(f"a record of {len(data)} bytes is no mark of a dead letter: {error}") from None
+    if mark.v != WIRE_VERSION:
+        raise InvalidMessage(f"a mark of a dead letter has version {mark.v}, not {WIRE_VERSION}")
+    return mark

@@ -70,7 +70,7 @@ def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
 
 
 class SubmitEntry(NamedTuple):
-    """A task that is to be shown as QUEUED (or SCHEDULED, with a due time)."""
+    """A task that is to be shown as QUEUED (or SCHEDULED, with a due time); `replay`: of a dead letter, the how-many-th."""
 
     id: str
     task: str
@@ -78,6 +78,7 @@ class SubmitEntry(NamedTuple):
     submitted_ms: int
     partition: int
     due_ms: int | None = None
+    replay: int = 0
 
 
 class ClaimEntry(NamedTuple):

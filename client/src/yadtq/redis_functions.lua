@@ -1,33 +1,37 @@
 -- ---- second part of the library: the life of a task, operation by operation -----------------------------------------
 
--- ---- submit: [now, limit, waiter] id g type t0 partition due -> one letter each: D done, C cleared, L too late -----
+-- ---- submit: [now, limit, waiter] id g type t0 partition due replay -> a letter each: D done, C cleared, L too late --
 local function submit(keys, argv)
   local meta, a = keys[1], cmsgpack.unpack(argv[1])
   local oldest, waiter = a[1] - a[2], a[3]
   local gen, b, out, j = clear_number(meta), batch(meta), {}, 0
-  local names, raws = records(b, a, 4, 6)
-  for i = 4, #a, 6 do
-    local id, g, k, t0, p, due = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
+  local names, raws = records(b, a, 4, 7)
+  for i = 4, #a, 7 do
+    local id, g, k, t0, p, due, replay = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5], a[i + 6]
     j = j + 1
     local raw = raws[j]
-    local s, shown, _, v, _, _, _, rg = control(raw)
+    local s, shown, _, v, _, _, _, rg, _, _, life = control(raw)
+    local known = s and rg >= gen
     out[j] = 'D'
     if g < gen then
       out[j] = 'C'
-    elseif s and rg >= gen and s ~= X then
+    elseif known and s ~= X and life >= replay then
       if waiter ~= '' then out[j] = 'W' end              -- known already: the waiter has to watch it
-    elseif not (s and rg >= gen) and t0 < oldest then
+    elseif not known and replay == 0 and t0 < oldest then
       out[j] = 'L'
     else
-      local wish = (s == X and rg >= gen) and 1 or 0
-      local u = waiter
-      if wish == 1 then
+      local wish, u = 0, waiter
+      if known and life < replay then                     -- a dead letter's new life: as good as missing
+        local others = displace(b, raw, id, gen)
+        if others ~= '' then u = u == '' and others or others .. ',' .. u end
+      elseif known then                                   -- X: the wish to cancel it is kept
+        wish = 1
         leave(b, rg, shown, '', id)
       elseif v == 1 then
         b.del[#b.del + 1] = b.ns .. 'v:' .. id
       end
       local new = due >= 0 and S or Q
-      put(b, names[j], record(new, new, wish, 0, 0, p, -1, g, 0, 0, 0, 0,
+      put(b, names[j], record(new, new, wish, 0, 0, p, -1, g, 0, 0, replay, 0,
                                t0, 0, 0, -1, due, k, '', '', '', u))
       enter(b, g, new, k, id, t0)
     end

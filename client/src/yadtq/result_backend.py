@@ -68,7 +68,8 @@ class ResultBackend:
 
     # ---- the life of a task -----------------------------------------------------------------------------------------
     def submit(self, entries: Sequence[SubmitEntry], *, waiter: str = "", timeout_s: float | None = None) -> list[str]:
-        """Show tasks as QUEUED (SCHEDULED with a due time), unless their records exist: those stay as they are.
+        """Show tasks as QUEUED (SCHEDULED with a due time), unless their records exist: those stay as they are, but for
+        one of fewer replays, which gives way to the new life.
 
         Answers DONE; CLEARED: clear_all_tasks came in between, stamp anew; LATE: the submission is too old. With
         `waiter` a client id is registered in the new records at once; KNOWN then says that a record exists and that
@@ -79,8 +80,8 @@ class ResultBackend:
         def make(shard: int, group: list[int]) -> bytes:
             flat: list[Any] = [now_ms, SUBMIT_LIMIT_MS, waiter]
             for index in group:
-                task_id, task, g, submitted_ms, partition, due_ms = entries[index]
-                flat += (task_id, g, task, submitted_ms, partition, -1 if due_ms is None else due_ms)
+                task_id, task, g, submitted_ms, partition, due_ms, replay = entries[index]
+                flat += (task_id, g, task, submitted_ms, partition, -1 if due_ms is None else due_ms, replay)
             return call("submit", shard, flat)
 
         return self._letters([entry[0] for entry in entries], make, _DONE, timeout_s)
