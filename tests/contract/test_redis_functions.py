@@ -276,8 +276,8 @@ class Run:
     def submit(self, entries: list[tuple[str, int, int]]) -> None:
         now = int(time.time() * 1000)
         got = self.backend.submit([SubmitEntry(t, "addition", g, now, 0, replay=replay) for t, g, replay in entries])
-        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0, replay=replay))
-                       for t, g, replay in entries]
+        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0, replay=r))
+                       for t, g, r in entries]
 
     def claim(self, token: Token, entries: list[tuple[str, Message]]) -> None:
         got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o)

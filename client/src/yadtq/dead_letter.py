@@ -1,5 +1,6 @@
-"""The records of the dead-letter topic: a task that was given up, whole, with the reason; or what was no task at all; and
-marks, which say that such letters are gone.
+"""The records of the dead-letter topic: letters, and marks, which say that letters are gone.
+
+A letter is a task that was given up, whole, with the reason; or what was no task at all, as it was.
 
 Owns the layout of `DeadLetterMessage` and of `DeadLetterMark` (golden bytes in tests/unit/test_dead_letter.py): new
 fields go to the end, with a default. Workers write letters once the task's end is recorded, and possibly again after a

@@ -70,7 +70,7 @@ def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
 
 
 class SubmitEntry(NamedTuple):
-    """A task that is to be shown as QUEUED (or SCHEDULED, with a due time); `replay`: of a dead letter, the how-many-th."""
+    """A task that is to be shown as QUEUED (or SCHEDULED, with a due time)."""
 
     id: str
     task: str
@@ -78,7 +78,7 @@ class SubmitEntry(NamedTuple):
     submitted_ms: int
     partition: int
     due_ms: int | None = None
-    replay: int = 0
+    replay: int = 0                 # how often it was replayed from the dead letters
 
 
 class ClaimEntry(NamedTuple):
