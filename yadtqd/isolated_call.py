@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import signal
 import socket
 import time
@@ -163,6 +164,8 @@ class Isolation:
     # ---- the connection ---------------------------------------------------------------------------------------------
     def _connected(self) -> socket.socket | None:
         """A connection to the isolator, which may just be restarting; None when the worker ends first."""
+        if self._sock is not None and _hung_up(self._sock):     # the isolator was restarted while we had no task for it
+            self._disconnect()
         complain_at = time.monotonic() + 2.0
         while self._sock is None and not self._over():
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -184,6 +187,12 @@ class Isolation:
             with contextlib.suppress(OSError):
                 self._sock.close()
             self._sock = None
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    look = select.poll()
+    look.register(sock, select.POLLIN)
+    return bool(look.poll(0))                               # between two tasks the isolator has nothing to say
 
 
 def _death(ended: protocol.Ended, killed: bool) -> Death:

@@ -62,13 +62,15 @@ class Isolator:
         self._stopping = False
 
     def stop(self, *_: object) -> None:
-        """SIGTERM: end as soon as no child runs."""
+        """SIGTERM: take nothing new, end as soon as no child runs."""
         self._stopping = True
 
     def run(self) -> int:
         """Until stopped."""
         while not (self._stopping and not self._children):
             self._ctx.slot.beat(time.monotonic_ns())
+            if self._stopping:
+                self._dismiss()
             for fd, _ in self._epoll.poll(TICK_S):
                 if fd == self._listener.fileno():
                     self._accept()
@@ -82,6 +84,15 @@ class Isolator:
         return Exit.OK
 
     # ---- workers ----------------------------------------------------------------------------------------------------
+    def _dismiss(self) -> None:
+        """Part with the workers for which nothing runs: they wait at the listening socket for our successor. Else a
+        busy host would never let us end, and the drain limit would end a task."""
+        if self._listener.fileno() >= 0:
+            self._epoll.unregister(self._listener)
+            self._listener.close()
+        for seat in [seat for seat in self._seats.values() if not seat.pid and seat.waiting is None]:
+            self._leave(seat)
+
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
@@ -151,7 +162,8 @@ class Isolator:
     def _inherited(self, seat: Seat) -> list[int]:
         """Descriptors that are none of a child's business."""
         others = [fd for fd in self._seats if fd != seat.sock.fileno()]
-        return [self._epoll.fileno(), self._listener.fileno(), self._ctx.control_fd, *others, *self._children]
+        listener = [fd] if (fd := self._listener.fileno()) >= 0 else []
+        return [self._epoll.fileno(), *listener, self._ctx.control_fd, *others, *self._children]
 
     def _kill(self, seat: Seat) -> None:
         seat.killed = True

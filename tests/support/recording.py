@@ -5,6 +5,7 @@ that one daemon can serve many tests. A line is one write with O_APPEND: it is w
 """
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -28,6 +29,21 @@ def recorded(path: str, token: int, seconds: float = 0.0) -> list[int]:
     """Take `seconds`; the result tells the attempts of one token apart."""
     note(path, what="start", token=token)
     time.sleep(seconds)
+    note(path, what="end", token=token)
+    return [token, os.getpid()]
+
+
+@task(isolated=True)
+def recorded_alone(path: str, token: int, seconds: float = 0.0) -> list[int]:
+    """The same in a process of its own."""
+    return recorded(path, token, seconds)
+
+
+@task
+async def recorded_async(path: str, token: int, seconds: float = 0.0) -> list[int]:
+    """The same on the worker's event loop."""
+    note(path, what="start", token=token)
+    await asyncio.sleep(seconds)
     note(path, what="end", token=token)
     return [token, os.getpid()]
 

@@ -16,6 +16,7 @@ MAGIC: Final = 0xA1                 # 0xA, and the version of the record's layou
 
 _HEAD = Struct("<BBBBBIIidIHHHIdHHIIHdddd")
 HEAD_BYTES: Final = _HEAD.size
+_ABSURD: Final = 1e17               # more than any sum of times and offsets
 _APART, _DROPPED = 1, 2             # where the result is: a key of its own, gone with its time to live
 
 
@@ -61,6 +62,8 @@ def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
     r = w + nw
     f = r + nr
     u = f + nf
+    if not -_ABSURD < epoch + submitted + started + ended + offset + due < _ABSURD:     # one is NaN or infinite, too
+        return None
     return tuple.__new__(TaskRecordRaw, (       # half the time of TaskRecordRaw(...), and many records come this way
         task_id, STATES[state], attempt, partition, None if epoch < 0 else int(epoch), asked == 1, g,
         raw[HEAD_BYTES:w].decode("utf-8", "replace"), int(submitted), int(started) or None, int(ended) or None,

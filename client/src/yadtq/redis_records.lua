@@ -19,6 +19,8 @@ local NAME = {'Q', 'S', 'P', 'R', 'X', 'OK', 'KO', 'CX', 'Z'}
 local INLINE = 4096                          -- a longer result has a key of its own: claims must not load it
 local PUSH_LIMIT = 65536                     -- bytes of one push; what does not fit is told without its value
 local MAX_WAITERS = 64                       -- clients that wait for one task
+local ABSURD = 2 ^ 53                        -- more than any time, offset or epoch
+local MAX_CLEAR = 2 ^ 32                     -- a message can't carry such a clear number
 
 -- Lua's libraries are not there yet while this file is being loaded: the first call of a function sets these
 local call, pack, unpack_s, sub, byte, concat, floor
@@ -98,6 +100,7 @@ local function index_list(lists, g, shown, k)
 end
 
 local function enter(b, g, shown, k, id, score)
+  if not (score >= 0 and score < ABSURD) then score = 0 end      -- of a damaged record: ZADD takes no NaN
   local list = index_list(b.add, g, shown, k)
   local n = #list
   list[n + 1], list[n + 2] = score, id
@@ -150,18 +153,24 @@ local function write(b)
   end
 end
 
+-- a number in the meta hash; what can't be one of ours counts as missing
+local function whole(text, below)
+  local n = tonumber(text or 0) or 0
+  return n >= 0 and n < below and n or 0
+end
+
 local function clear_number(meta)
-  return tonumber(call('HGET', meta, 'g') or 0) or 0
+  return whole(call('HGET', meta, 'g'), MAX_CLEAR)
 end
 
 -- the fence of the partition, raised to e; stale is true when a later epoch owns it. -> stale, clear number
 local function guard(meta, p, e)
   local field = 'f:' .. p
   local got = call('HMGET', meta, 'g', field)
-  local fence = tonumber(got[2] or 0) or 0
+  local fence = whole(got[2], ABSURD)
   if fence > e then return true, 0, fence end
   if fence < e then call('HSET', meta, field, string.format('%.0f', e)) end
-  return false, tonumber(got[1] or 0) or 0, e
+  return false, whole(got[1], MAX_CLEAR), e
 end
 
 local function now_ms()

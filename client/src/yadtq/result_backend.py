@@ -212,7 +212,7 @@ class ResultBackend:
         """Fetch the results that lie apart, a bounded number of bytes at a time."""
         apart = [(index, record) for index, record in enumerate(records) if record is not None and record.apart]
         for index, record in apart:
-            value = self.redis.run([pack("GET", value_key(record.id))], timeout_s)[0]
+            value = self.redis.run([pack("MGET", value_key(record.id))], timeout_s)[0][0]   # GET minds other types
             records[index] = record._replace(result=value, has_result=value is not None)
         return records
 

@@ -39,7 +39,7 @@ class StatusIndex:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        self._walk: dict[int, tuple[str, int, str]] = {}    # per shard: where the last expire stopped
+        self._walk: dict[int, tuple[bytes, int, bytes]] = {}    # per shard: where the last expire stopped
 
     # ---- pages ------------------------------------------------------------------------------------------------------
     def page(self, states: Sequence[str], types: Sequence[str] | None, after: str | None, limit: int,
@@ -63,7 +63,7 @@ class StatusIndex:
         found: list[tuple[int, str, int]] = []
         bound: tuple[int, str] | None = None            # behind the last one of a full share other tasks may be missing
         for reply in replies:
-            tasks = [(reply[i + 2], reply[i].decode(), reply[i + 1]) for i in range(0, len(reply), 3)]
+            tasks = [(reply[i + 2], reply[i].decode(errors="replace"), reply[i + 1]) for i in range(0, len(reply), 3)]
             found += tasks
             if len(tasks) == share:
                 end = tasks[-1][:2]
@@ -157,14 +157,20 @@ class StatusIndex:
         share = max(1, min(limit // SHARDS, MAX_TASKS))
         calls = []
         for shard in range(SHARDS):
-            index, score, last_id = self._walk.get(shard, ("", -1, ""))
-            flat = [now_ms, now_ms - int(ttl_s * 1000), now_ms - KEEP_MS, share, index, score, last_id, *flat_committed]
+            index, score, last_id = self._walk.get(shard, (b"", -1, b""))
+            flat = [now_ms, now_ms - int(ttl_s * 1000), now_ms - KEEP_MS, share, _text(index), score, _text(last_id),
+                    *flat_committed]
             calls.append(call("expire", shard, flat))
         done = 0
         for shard, (number, index, score, last_id) in enumerate(self._redis.run(calls, timeout_s)):
             done += number
-            self._walk[shard] = (index.decode(), int(score), last_id.decode())
+            self._walk[shard] = (index, int(score), last_id)
         return done
+
+
+def _text(data: bytes) -> msgspec.Raw:
+    """A text as msgpack has it, of bytes that need be none: names that somebody else wrote into Redis."""
+    return msgspec.Raw(struct.pack(">BI", 0xDB, len(data)) + data)
 
 
 def _cursor(score: int, task_id: str) -> str:
