@@ -178,13 +178,8 @@ class Server:
 
         `on_spawn` is told the pid at once, so that a caller who is interrupted while waiting knows what to end.
         """
-        self.prepare()
-        if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
-            self.log.replace(self.log.with_suffix(".out.1"))
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - a command of ours
-                self.command(), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True)  # Ctrl-C in the terminal is not for servers
+        self.spawn()
+        assert self.process is not None
         try:
             on_spawn(self.process.pid)
             self.wait_ready()
@@ -192,6 +187,16 @@ class Server:
             self.process.kill()
             self.process.wait(10)
             raise
+
+    def spawn(self) -> None:
+        """Prepare and start, without waiting for anything."""
+        self.prepare()
+        if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
+            self.log.replace(self.log.with_suffix(".out.1"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - a command of ours
+                self.command(), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True)  # Ctrl-C in the terminal is not for servers
 
     def wait_ready(self, deadline_s: float | None = None) -> None:
         """Return when the server answers; ServerError when its process has ended or the deadline is over."""
@@ -238,17 +243,25 @@ class Kafka(Server):
     def prepare(self) -> None:
         """Write server.properties and format the data folder once."""
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        self.config.write_text(self.properties(), "utf-8")
+        if (self.data / "meta.properties").exists():
+            return
+        shutil.rmtree(self.data, ignore_errors=True)  # a format that was interrupted
+        self.format("yadtq-" + "".join(random.choices("abcdefghijkmnpqrstuvwxyz23456789", k=16)),  # noqa: S311
+                    "--standalone")
+
+    def properties(self) -> str:
+        """The text of server.properties."""
         text = (KAFKA_PACKAGING / "server.properties.in").read_text("utf-8")
         words = {"PORT": self.port, "CONTROLLER_PORT": self.controller_port, "DATA_DIR": self.data}
         for word, value in words.items():
             text = text.replace(f"@{word}@", str(value))
-        self.config.write_text(text, "utf-8")
-        if (self.data / "meta.properties").exists():
-            return
-        shutil.rmtree(self.data, ignore_errors=True)  # a format that was interrupted
-        cluster_id = "yadtq-" + "".join(random.choices("abcdefghijkmnpqrstuvwxyz23456789", k=16))  # noqa: S311
+        return text
+
+    def format(self, cluster_id: str, *options: str) -> None:
+        """Make the data folder that of a node of a new cluster."""
         command = self._java("-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "kafka.tools.StorageTool",
-                             "format", "-t", cluster_id, "-c", str(self.config), "--standalone")
+                             "format", "-t", cluster_id, "-c", str(self.config), *options)
         done = subprocess.run(command, check=False, cwd=self.folder, timeout=FORMAT_DEADLINE_S,  # noqa: S603
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:

@@ -60,7 +60,7 @@ def reap_with_us(pid: int) -> None:
     pipe.flush()
 
 
-class _Breakable(local_servers.Server):
+class Breakable(local_servers.Server):
     """What tests do to a server. All calls return when the thing is done, or raise ServerError at their deadline."""
 
     frozen = False
@@ -124,7 +124,7 @@ def _state(task: Path) -> str:
         return "X"
 
 
-class KafkaServer(_Breakable, local_servers.Kafka):
+class KafkaServer(Breakable, local_servers.Kafka):
     """One broker in `folder`, on `port` or on one of its own."""
 
     def __init__(self, folder: Path, port: int | None = None, *, heap_mb: int = 320) -> None:
@@ -137,7 +137,7 @@ class KafkaServer(_Breakable, local_servers.Kafka):
         return f"{local_servers.LOOPBACK}:{self.port}"
 
 
-class RedisServer(_Breakable, local_servers.Redis):
+class RedisServer(Breakable, local_servers.Redis):
     """One Redis in `folder`, append-only file on, on `port` or on one of its own."""
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     both = options.kafka == options.redis
     folder = options.folder.resolve()
-    servers: list[_Breakable] = []
+    servers: list[Breakable] = []
     try:
         if both or options.kafka:
             servers.append(kafka := KafkaServer(folder / "kafka"))
