@@ -18,7 +18,16 @@ import msgspec
 
 from yadtq import codec
 from yadtq.config import Settings
-from yadtq.dead_letter import DeadLetter, decode_dead_letter, encode_dead_letter
+from yadtq.dead_letter import (
+    DeadLetterMark,
+    DeadLetterMessage,
+    Life,
+    decode_dead_letter,
+    decode_mark,
+    encode_dead_letter,
+    encode_mark,
+    is_mark,
+)
 from yadtq.delayed import LEVELS, DelayedTask, decode_delayed, encode_delayed, level_of
 from yadtq.errors import (
     ArgumentNotEncodable,
@@ -116,8 +125,12 @@ FULL = TaskMessage(id=ID, task="addition", args=codec.encode([1, 2], limit=100),
 
 
 def dead_letter(data: bytes) -> None:
-    """A record of the dead-letter topic."""
+    """A record of the dead-letter topic: a letter, a mark, or none of ours."""
     try:
+        if is_mark(data):
+            mark = decode_mark(data)
+            assert decode_mark(encode_mark(mark)) == mark
+            mark.covers(0, Life())
         found = decode_dead_letter(data)
     except InvalidMessage:
         return
@@ -243,9 +256,10 @@ def _records() -> tuple[bytes, ...]:
 TARGETS: dict[str, Target] = {
     "value": Target(value, _values()),
     "message": Target(message, (encode_message(MESSAGE), encode_message(FULL), b"", b"\x9f\x02" + bytes(14))),
-    "dead_letter": Target(dead_letter, (encode_dead_letter(DeadLetter(
+    "dead_letter": Target(dead_letter, (encode_dead_letter(DeadLetterMessage(
         id=ID, code="TASK_CRASHED", message="m", partition=0, offset=1, worker="h/w0", dead_ms=NOW_MS,
-        error=encode_error(TaskError("TASK_CRASHED", "m")), original=encode_message(MESSAGE))),)),
+        error=encode_error(TaskError("TASK_CRASHED", "m")), original=encode_message(MESSAGE))),
+        encode_mark(DeadLetterMark(id=ID, how="replayed", offset=3, submitted_ms=NOW_MS)))),
     "delayed": Target(delayed, (encode_delayed(DelayedTask(due_ms=NOW_MS, partition=1, key=b"k",
                                                            value=encode_message(MESSAGE))),)),
     "heartbeat": Target(heartbeat, (encode_heartbeat(Heartbeat(
