@@ -51,7 +51,7 @@ class ChildContext:
     """All that a role gets when it starts in its own process."""
 
     settings: Settings
-    role: str                                       # "worker", "membership", "isolator", "janitor"
+    role: str                                       # "worker", or one of yadtqd.roles
     name: str                                       # "w3", "membership", ...; "host/w3" is the worker id
     slot: Slot
     shared: Shared

@@ -27,7 +27,7 @@ OWN = (
     "yadtq.transport.librdkafka_producer",
     "yadtqd.bookkeeper", "yadtqd.consumer", "yadtqd.dead_letters", "yadtqd.isolated_call", "yadtqd.isolator",
     "yadtqd.janitor", "yadtqd.membership", "yadtqd.processor", "yadtqd.registry", "yadtqd.result_writer",
-    "yadtqd.worker",
+    "yadtqd.scheduler", "yadtqd.worker",
 )
 
 

@@ -12,11 +12,11 @@ from yadtq import log as logs
 from yadtqd.child import ChildContext, Role
 
 MODULES = {"membership": "yadtqd.membership", "worker": "yadtqd.worker", "isolator": "yadtqd.isolator",
-           "janitor": "yadtqd.janitor"}
+           "janitor": "yadtqd.janitor", "scheduler": "yadtqd.scheduler"}
 
 
 def roles() -> dict[str, Role]:
-    """All roles: membership, worker, isolator, janitor."""
+    """All roles: membership, worker, isolator, janitor, scheduler."""
     return dict.fromkeys(MODULES, _run)
 
 

@@ -18,7 +18,8 @@ from yadtq.transport import open_admin
 from yadtq.transport.connection import connect_kafka_python, from_kafka_python, import_kafka
 from yadtqd.assignment import Assignment
 from yadtqd.exits import Exit
-from yadtqd.membership import RECOMMIT_S, FatalMembership, ensure_topics
+from yadtqd.group_member import FatalMembership
+from yadtqd.membership import RECOMMIT_S, ensure_topics
 from yadtqd.slot import WAITS_FOR_KAFKA
 from yadtqd.worker_exit import end_now
 from yadtqd.worker_state import WorkerState

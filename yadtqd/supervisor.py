@@ -1,4 +1,4 @@
-"""The supervisor: the loop that keeps a host's membership, workers, isolator and janitor alive and in step.
+"""The supervisor: the loop that keeps a host's membership, workers and other roles alive and in step.
 
 Runs in the one thread of the process `yadtqd`. Owns the epoll, the signals and the shared memory; the children are the
 fleet's. It never opens a connection to Kafka or Redis, never imports numpy or task code, never starts a thread and
@@ -67,10 +67,10 @@ class Phase(IntEnum):
 class Supervisor:
     """Supervises one host: `Supervisor(settings, roles).run()` returns the exit status of the daemon.
 
-    `roles` maps the names "membership", "worker", "isolator" and "janitor" to what runs in the child; those missing
-    are not started. `load_settings` reads the configuration again (a reload), `apply_logging` puts its log options
-    into effect, `make_control` makes the control server, `on_ready` is called once when the daemon is up with what it
-    still waits for; `lock_fds` are descriptors that no child may inherit. All public methods return at once.
+    `roles` maps the names of yadtqd.roles to what runs in the child; those missing are not started. `load_settings`
+    reads the configuration again (a reload), `apply_logging` puts its log options into effect, `make_control` makes the
+    control server, `on_ready` is called once when the daemon is up with what it still waits for; `lock_fds` are
+    descriptors that no child may inherit. All public methods return at once.
     """
 
     def __init__(self, settings: Settings, roles: Mapping[str, Role], *,

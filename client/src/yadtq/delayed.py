@@ -6,6 +6,8 @@ level or, when due, to the task topic. Clients and workers put tasks in, only th
 """
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from yadtq.errors import InvalidMessage
@@ -16,14 +18,16 @@ from yadtq.task import check_version
 WIDTHS_MS = tuple(1000 * 8**level for level in range(8))
 SHORT = len(WIDTHS_MS)              # the partition of what is due sooner than the narrowest level is wide
 LEVELS = len(WIDTHS_MS) + 1         # partitions of the topic
+_Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+_Partition = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]      # Kafka's
 
 
 class DelayedTask(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """One task that waits. The order of the fields *is* the format; the key of its record is the task's id."""
 
     v: int = WIRE_VERSION
-    due_ms: int                     # Unix time
-    partition: int                  # of the task topic, fixed when the message was made
+    due_ms: _Time                   # Unix time
+    partition: _Partition           # of the task topic, fixed when the message was made
     key: bytes | None = None        # of the record on the task topic
     value: bytes                    # the TaskMessage, as it will stand there
 

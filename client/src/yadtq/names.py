@@ -59,3 +59,8 @@ def result_channel(client_id: str) -> str:
 
 STORE_KEY = f"{PREFIX}:store"
 KAFKA_KEY = f"{PREFIX}:kafka"
+
+
+def scheduler_group(kafka_group: str) -> str:
+    """The consumer group in which the schedulers of all hosts share out the levels of the delayed topic."""
+    return f"{kafka_group}-scheduler"

@@ -1,0 +1,179 @@
+"""A live member of a Kafka consumer group: its place, how long that is certain (the lease), and commits that count.
+
+Owns one kafka-python consumer with static membership (the host's name) and the cooperative-sticky assignor. Used by
+one thread of membership (task topic, reads nothing) and of the scheduler (delayed topic, reads it). What is committed
+here is committed as the group's live member, so that Kafka refuses it from a host that lost its place (PROTOCOL.md
+rule 2). The rebalance listener, called within `poll`, only notes what happened: a revoked partition goes to another
+host only after a later `poll`, so whoever uses this has time to let go.
+"""
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from yadtq.errors import YADTQError
+from yadtq.transport.connection import connect_kafka_python, from_kafka_python, import_kafka
+from yadtqd.shared import boottime_ns, lease_margin_s
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yadtq.config import Settings
+
+log = logging.getLogger(__name__)
+
+CALL_S = 0.7                # of one question to Kafka: the beat comes at least each second
+SILENT_S = 1.0              # the library no longer sends heartbeats, though its place seems stable, for so long ...
+SILENT_LOOKS = 3            # ... and at so many looks: a process that was frozen has seen nothing meanwhile
+NEW_PARTITIONS_MS = 30_000  # a topic that was grown is seen after this
+
+
+class FatalMembership(Exception):
+    """Trying again is useless: somebody has to change the configuration."""
+
+
+class GroupMember:
+    """`connect`, then `poll` in a loop; `events` has what the group said, ("assigned" | "revoked" | "lost", numbers).
+
+    `reads=False`: every partition stays paused. `hand_over_s`: the longest time between two polls, after which the
+    group throws a member out. `options` go to kafka-python's consumer. `who` is the name in log lines.
+    """
+
+    def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool, hand_over_s: float,
+                 **options: Any) -> None:
+        self._settings, self._group, self._topic, self._who = settings, group, topic, who
+        self._reads, self._hand_over_s, self._options = reads, hand_over_s, options
+        self.events: deque[tuple[str, list[int]]] = deque()
+        self.stable_turns = 0               # how often the lease was looked at with the place in the group stable
+        self.consumer: Any = None
+        self._polls = (0, 0)                # CLOCK_BOOTTIME ns at which the last two polls began
+        self._join_seen = (0.0, 0)          # which join of the library's we have seen, and when that can have begun
+        self._silent_since = 0.0            # monotonic s: no heartbeats since then, 0 when there are
+        self._silent_looks = 0
+
+    # ---- Kafka ------------------------------------------------------------------------------------------------------
+    def connect(self) -> None:
+        """Join the group, as far as that goes at once. Raises KafkaConnectionError."""
+        kafka = import_kafka()
+        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+        settings = self._settings
+        session_ms = settings.kafka_session_timeout_ms
+        consumer = connect_kafka_python(
+            kafka.KafkaConsumer, settings, group_id=self._group, group_instance_id=settings.host_name,
+            partition_assignment_strategy=[CooperativeStickyAssignor], enable_auto_commit=False,
+            auto_offset_reset="earliest", session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(session_ms // 5, 100), max_poll_interval_ms=int(self._hand_over_s * 1000),
+            metadata_max_age_ms=NEW_PARTITIONS_MS, **self._options)
+        consumer.partitions_for_topic(self._topic)      # else it joins, gets nothing, and joins again
+        consumer.subscribe([self._topic], listener=_listener(consumer, self.events, pause=not self._reads))
+        self.consumer = consumer
+
+    def poll(self, timeout_s: float, max_records: int = 1) -> Mapping[Any, list[Any]]:
+        """One pass of the library; the records by (topic, partition).
+
+        Its public poll makes several passes, and one that revokes is followed by one that joins again, which tells the
+        group that we have let go.
+        """
+        from kafka import util
+
+        self._polls = (self._polls[1], boottime_ns())
+        coordinator = self.consumer._coordinator
+        if not coordinator.stable() and not coordinator.need_rejoin():
+            # A poll that timed out just when the answer to a rejoin came has the library (3.0.12) forget that it was
+            # about to join, when new partitions and nothing else were the reason: it would be silent for ever.
+            coordinator.request_rejoin()
+        timer: Any = util.Timer      # untyped
+        found: Mapping[Any, list[Any]] = self.ask(self.consumer._poll_once, timer(timeout_s * 1000), max_records)
+        return found
+
+    def ask(self, question: Any, *arguments: Any, **named: Any) -> Any:
+        """Ask Kafka; its errors become ours. FatalMembership when another process has taken our name."""
+        from kafka import errors
+
+        try:
+            return question(*arguments, **named)
+        except errors.FencedInstanceIdError:
+            raise self._fenced() from None
+        except errors.KafkaError as error:
+            raise from_kafka_python(error) from error
+
+    def _fenced(self) -> FatalMembership:
+        return FatalMembership(f"another yadtqd is in the group {self._group} as {self._settings.host_name!r}: give "
+                               "each host its own host_name")
+
+    def tp(self, partition: int) -> Any:
+        """The library's name of a partition of the topic."""
+        from kafka.structs import TopicPartition
+
+        return TopicPartition(self._topic, partition)
+
+    # ---- the place --------------------------------------------------------------------------------------------------
+    def certain_until_ns(self) -> int | None:
+        """The lease: until when (CLOCK_BOOTTIME) this place is certain. None while the group is being arranged anew.
+
+        It counts from the sending of the last heartbeat that was answered, or from before the join.
+        """
+        coordinator = self.consumer._coordinator       # the library tells this nowhere else
+        if not coordinator.stable():
+            return None
+        now_s = time.monotonic()
+        self._look_for_silence(now_s, silent=not coordinator._heartbeat_enabled)
+        self.stable_turns += 1
+        beat = coordinator.heartbeat
+        if beat.last_reset != self._join_seen[0]:
+            # The group's clock started when the broker answered: not before the poll before the last began.
+            self._join_seen = beat.last_reset, self._polls[0] or self._polls[1]
+        since_ns = self._join_seen[1]
+        sent, received = beat.last_send, beat.last_receive
+        if received >= sent > 0:
+            since_ns = max(since_ns, boottime_ns() - int((now_s - sent) * 1e9))
+        session_ns = int(self._settings.kafka_session_timeout_ms * 1e6)
+        return since_ns + session_ns - int(lease_margin_s(self._settings) * 1e9)
+
+    def _look_for_silence(self, now_s: float, *, silent: bool) -> None:
+        """A heartbeat that was fenced only makes the library fall silent, which else lasts no longer than a rejoin."""
+        if not silent:
+            self._silent_looks = 0
+            return
+        self._silent_looks += 1
+        if self._silent_looks == 1:
+            self._silent_since = now_s
+        elif self._silent_looks > SILENT_LOOKS and now_s - self._silent_since > SILENT_S:
+            raise self._fenced()
+
+    def commit(self, positions: dict[int, int]) -> bool:
+        """Commit as the group's live member; False when it was not possible now: nothing is lost, it comes again."""
+        import_kafka()
+        from kafka import errors
+        from kafka.structs import OffsetAndMetadata
+
+        offsets = {self.tp(p): OffsetAndMetadata(at, "", -1) for p, at in positions.items()}
+        try:
+            self.ask(self.consumer.commit, offsets, timeout_ms=CALL_S * 1000)
+        except YADTQError as error:
+            refused = isinstance(error.__cause__, errors.CommitFailedError | errors.RebalanceInProgressError)
+            log.log(logging.INFO if refused else logging.WARNING, "%s: commit of %s: %s", self._who, positions, error)
+            return False
+        return True
+
+
+def _listener(consumer: Any, events: deque[tuple[str, list[int]]], *, pause: bool) -> Any:
+    """The rebalance listener: notes what happened, and keeps every partition paused if nobody reads."""
+    from kafka import ConsumerRebalanceListener
+
+    class Listener(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned: Any) -> None:
+            if pause:
+                consumer.pause(*assigned)
+            events.append(("assigned", sorted(tp.partition for tp in assigned)))
+
+        def on_partitions_revoked(self, revoked: Any) -> None:
+            events.append(("revoked", sorted(tp.partition for tp in revoked)))
+
+        def on_partitions_lost(self, lost: Any) -> None:
+            events.append(("lost", sorted(tp.partition for tp in lost)))
+
+    return Listener()
