@@ -5,15 +5,17 @@ transport's thread and wait in a queue until they are asked for. Never decides w
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from yadtq.dead_letter import DeadLetter, encode_dead_letter
+from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
 from yadtq.errors import InvalidMessage, PayloadTooLarge, UnknownTopic, YADTQError
 from yadtq.partitioning import partition_of_key
+from yadtq.task import decode_message
 from yadtq.transport import open_admin, open_producer
 from yadtqd.dead_letters import CUT, OVERHEAD
 from yadtqd.wheel import Entry, Fire, Hop, Move
@@ -82,15 +84,17 @@ class Outbox:
     def _letter(self, entry: Entry) -> Item:
         assert entry.error is not None
         message = f"{entry.error.message} (delayed topic, level {entry.level.number}, offset {entry.offset})"
-        is_task = entry.delayed is not None
-        task_id = (entry.key or b"").decode(errors="replace") if is_task else ""
-        task_id = task_id or f"delayed:{entry.level.number}:{entry.offset}"
-        original = entry.delayed.value if entry.delayed is not None else entry.value
+        task_id, task, original = f"delayed:{entry.level.number}:{entry.offset}", "", entry.value
+        if entry.delayed is not None:           # a task, and Kafka does not take it: the letter is of what it would be
+            original = entry.delayed.value
+            with contextlib.suppress(YADTQError):
+                told = decode_message(original)
+                task_id, task = told.id, told.task
         if len(original) > self._settings.kafka_max_message_bytes - OVERHEAD:
             message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
             original = original[:CUT]
-        letter = DeadLetter(
-            id=task_id, code=entry.error.code, message=message, partition=entry.level.number, offset=entry.offset,
+        letter = DeadLetterMessage(
+            id=task_id, task=task, code=entry.error.code, message=message, partition=entry.level.number, offset=entry.offset,
             worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, original=original)
         return 0, encode_dead_letter(letter), task_id.encode()
 
