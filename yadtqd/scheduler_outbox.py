@@ -94,8 +94,8 @@ class Outbox:
             message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
             original = original[:CUT]
         letter = DeadLetterMessage(
-            id=task_id, task=task, code=entry.error.code, message=message, partition=entry.level.number, offset=entry.offset,
-            worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, original=original)
+            id=task_id, task=task, code=entry.error.code, message=message, partition=entry.level.number,
+            offset=entry.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, original=original)
         return 0, encode_dead_letter(letter), task_id.encode()
 
     # ---- what became of it ------------------------------------------------------------------------------------------
