@@ -202,7 +202,8 @@ class Processor:
         """Hand an end over to be recorded; from any thread that runs tasks."""
         m = held.message
         self.writer.add(held, FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, outcome.end, held.offset, started_ms,
-                                          ended_ms, outcome.result, outcome.error, m.replay), now_ns)
+                                          ended_ms, outcome.result, outcome.error, m.replay, None, m.group),
+                        now_ns)
 
     def _wait_for_lease(self) -> bool:
         """The lease is over: begin nothing until membership is certain again, or we are stopped."""

@@ -11,10 +11,11 @@ from yadtq.task import new_task_id
 NOW = int(time.time() * 1000)
 
 
-def submit(backend: ResultBackend, count: int, *, task: str = "addition", at: int = NOW, step: int = 0) -> list[str]:
+def submit(backend: ResultBackend, count: int, *, task: str = "addition", at: int = NOW, step: int = 0,
+           group: str | None = None) -> list[str]:
     ids = [new_task_id() for _ in range(count)]
     g = backend.clear_numbers()
-    entries = [SubmitEntry(i, task, g[shard_of(i)], at + n * step, 0) for n, i in enumerate(ids)]
+    entries = [SubmitEntry(i, task, g[shard_of(i)], at + n * step, 0, group=group) for n, i in enumerate(ids)]
     assert set(backend.submit(entries)) == {"DONE"}
     return ids
 

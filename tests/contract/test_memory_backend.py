@@ -101,7 +101,8 @@ def test_both_answer_alike(real: ResultBackend, operations: list[tuple[str, int,
 
 def test_pages_are_alike(real):
     memory = MemoryBackend()
-    entries = [SubmitEntry(new_task_id(), "addition" if n % 3 else "echo", 0, NOW_MS + n // 4, n % 4)
+    entries = [SubmitEntry(new_task_id(), "addition" if n % 3 else "echo", 0, NOW_MS + n // 4, n % 4,
+                           group="import 17" if n % 2 else None)
                for n in range(40)]
     for backend in (real, memory):
         backend.submit(entries)
@@ -113,18 +114,20 @@ def test_pages_are_alike(real):
         for types in (None, ["echo"], ["echo", "addition"]):
             for newest_first in (False, True):
                 for since_ms, until_ms in ((None, None), (NOW_MS + 2, NOW_MS + 5)):
-                    walks = [walk(backend, states, types, since_ms, until_ms, newest_first)
-                             for backend in (real, memory)]
-                    assert walks[0] == walks[1]
-    assert real.counts() == memory.counts()
+                    for group in ("", "import 17", "none"):
+                        walks = [walk(backend, states, types, since_ms, until_ms, newest_first, group)
+                                 for backend in (real, memory)]
+                        assert walks[0] == walks[1]
+    for chosen in ((), (["echo"],), (None, "import 17")):
+        assert real.counts(*chosen) == memory.counts(*chosen)
 
 
 def walk(backend: MemoryBackend | ResultBackend, *arguments: object) -> list[tuple[str, str]]:
-    states, types, since_ms, until_ms, newest_first = arguments
+    states, types, since_ms, until_ms, newest_first, group = arguments
     found: list[tuple[str, str]] = []
     cursor: str | None = None
     while True:
-        page, cursor = backend.page(states, types, cursor, 7, since_ms, until_ms, newest_first)
+        page, cursor = backend.page(states, types, cursor, 7, since_ms, until_ms, newest_first, group)
         found += page
         if cursor is None:
             return found

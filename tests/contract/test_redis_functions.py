@@ -1,8 +1,9 @@
 """The functions that run in a real Redis against the model of the protocol, record by record and input by input.
 
 Shows: for every record that can exist and every input that can come, Redis writes exactly the record that the model
-says, gives its answer, and lists the task in exactly one index. Then: sequences of operations on a couple of tasks,
-batches and copies among them, end as in the model, with the same pushes. The model itself is tests/model/operations.py.
+says, gives its answer, and lists the task in exactly one index of its type and one of its group. Then: sequences of
+operations on a couple of tasks, batches and copies among them, end as in the model, with the same pushes. The model
+itself is tests/model/operations.py.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.model import operations as model
 from tests.model.operations import End, Message, Record, Shard, Token
-from tests.model.redis_image import index_entries, index_key, plant, read_back, set_shards
+from tests.model.redis_image import index_entries, index_keys, plant, read_back, set_shards
 from yadtq.names import SHARDS, shard_of
 from yadtq.result_backend import ClaimEntry, FinishEntry, ResultBackend, SubmitEntry
 from yadtq.shard_calls import call
@@ -32,7 +33,8 @@ def reachable_records() -> list[Record | None]:
     """Every record that the protocol can leave behind, as far as an operation can tell two apart."""
     found: list[Record | None] = [None]
     for a, x, g, replay in itertools.product((0, 1, 2), (False, True), (0, 1), (0, 1)):
-        waiting = Record("Q", a, 1, None, x, g, "addition", 500, u=("c1", "c2"), replay=replay, seen=1, lone=2)
+        waiting = Record("Q", a, 1, None, x, g, "addition", 500, u=("c1", "c2"), replay=replay, seen=1, lone=2,
+                         group="nightly" if (a + x + replay) % 2 else "")
         found += [waiting, waiting._replace(s="R", shown="R", f=b"why", w="h/w9", t1=510, due=900)]
         if a == 0:
             found.append(waiting._replace(s="S", shown="S", due=900))
@@ -41,7 +43,7 @@ def reachable_records() -> list[Record | None]:
             found += [claimed, claimed._replace(shown="P", t1=510, w="h/w9")]
             done = claimed._replace(w="h/w9", t1=510, t2=520, o=7, u=())
             found += [done._replace(s="OK", shown="OK", r=b"\x05"), done._replace(s="KO", shown="KO", f=b"why"),
-                      done._replace(s="OK", shown="Z", k="", w="")]
+                      done._replace(s="OK", shown="Z", k="", w="", group="")]
         cancelled = waiting._replace(s="CX", shown="CX", t2=520, u=())
         found += [cancelled, cancelled._replace(o=3)]
     found += [Record("X", x=True, g=g, t0=500, shown="X") for g in (0, 1)]
@@ -79,12 +81,12 @@ def compare(connection: redis.Redis, gen: int, fence: int, cases: Sequence[Case]
         assert same(got[task_id], wanted), f"{gen}, {fence}, {case}\n got    {got[task_id]}\n wanted {wanted}"
         listed = {key for key in indexes.get(task_id, set()) if int(key.split(":")[3]) >= gen}
         live = shard.live(wanted)
-        assert listed == ({index_key(task_id, live)} if live is not None else set()), (gen, fence, case)
+        assert listed == (index_keys(task_id, live) if live is not None else set()), (gen, fence, case)
 
 
 def messages() -> Iterator[Message]:
     for n, g, replay, expired in itertools.product((0, 1, 2), (0, 1), (0, 1), (False, True)):
-        yield Message(n, g, "addition", 500, replay, expired, 7)
+        yield Message(n, g, "addition", 500, replay, expired, 7, "other" if n == 1 else "")
 
 
 SITUATIONS = list(itertools.product((0, 1), (1, 2, 3)))             # clear number, fence; the epoch that acts is 2
@@ -95,7 +97,7 @@ def test_claim(connection: redis.Redis, backend: ResultBackend, gen: int, fence:
     cases = [(record, m) for record in reachable_records() for m in messages()]
 
     def act(ids: list[str], inputs: list[Message]) -> list[str]:
-        entries = [ClaimEntry(i, m.n, m.g, m.k, m.t0, 10 if m.expired else None, m.replay, m.o)
+        entries = [ClaimEntry(i, m.n, m.g, m.k, m.t0, 10 if m.expired else None, m.replay, m.o, m.group or None)
                    for i, m in zip(ids, inputs, strict=True)]
         answers = backend.claim(*ME, entries, 2000)
         for (record, m), claim in zip(cases, answers, strict=fence <= ME.e):
@@ -122,7 +124,8 @@ def test_finish(connection: redis.Redis, backend: ResultBackend, gen: int, fence
 
     def act(ids: list[str], inputs: list[tuple[Message, End]]) -> list[str]:
         entries = [FinishEntry(i, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f, m.replay,
-                               None if end.due < 0 else end.due) for i, (m, end) in zip(ids, inputs, strict=True)]
+                               None if end.due < 0 else end.due, m.group or None)
+                   for i, (m, end) in zip(ids, inputs, strict=True)]
         return backend.finish(*ME, entries, "host/w1")
 
     compare(connection, gen, fence, cases, act, lambda shard, case: model.finish(shard, case[0], ME, *case[1]))
@@ -143,15 +146,16 @@ def test_started(connection: redis.Redis, backend: ResultBackend, gen: int, fenc
 def test_submit(connection: redis.Redis, backend: ResultBackend, gen: int) -> None:
     now = int(time.time() * 1000)
     cases = [(record, inputs) for record in reachable_records()
-             for inputs in itertools.product((0, 1), (now, now - 7_200_000), (-1, now + 50_000), (0, 1, 2))]
+             for inputs in itertools.product((0, 1), (now, now - 7_200_000), (-1, now + 50_000), (0, 1, 2),
+                                            ("", "other"))]
 
-    def act(ids: list[str], inputs: list[tuple[int, int, int, int]]) -> list[str]:
-        return backend.submit([SubmitEntry(i, "addition", g, t0, 3, None if due < 0 else due, replay)
-                               for i, (g, t0, due, replay) in zip(ids, inputs, strict=True)])
+    def act(ids: list[str], inputs: list[tuple[int, int, int, int, str]]) -> list[str]:
+        return backend.submit([SubmitEntry(i, "addition", g, t0, 3, None if due < 0 else due, replay, group or None)
+                               for i, (g, t0, due, replay, group) in zip(ids, inputs, strict=True)])
 
     def expect(shard: Shard, case: Case) -> model.Outcome:
-        g, t0, due, replay = case[1]
-        return model.submit(shard, case[0], g, "addition", t0, 3, due, late=t0 < now, replay=replay)
+        g, t0, due, replay, group = case[1]
+        return model.submit(shard, case[0], g, "addition", t0, 3, due, late=t0 < now, replay=replay, group=group)
 
     compare(connection, gen, 0, cases, act, expect)
 
@@ -237,7 +241,8 @@ TASKS = ["task-0", "task-1"]           # few, so that the steps of a sequence me
 MOSTLY_0 = st.sampled_from([0, 0, 0, 0, 1])
 ANY_TASK, ANY_TOKEN = st.sampled_from(TASKS), st.builds(Token, MOSTLY_0, st.sampled_from([1, 2, 2, 2, 3]))
 A_MESSAGE = st.builds(Message, n=st.sampled_from([0, 0, 1, 1, 2]), g=MOSTLY_0, k=st.just("addition"), t0=st.just(1000),
-                      replay=MOSTLY_0, expired=MOSTLY_0.map(bool), o=st.integers(0, 9))
+                      replay=MOSTLY_0, expired=MOSTLY_0.map(bool), o=st.integers(0, 9),
+                      group=st.sampled_from(["", "nightly", "other"]))
 AN_END = st.sampled_from([End("OK", r=b"\x07"), End("OK", r=b"y" * 4097), End("KO", f=b"no"), End("CX"),
                           End("R", f=b"again")])
 SUBMISSIONS = st.lists(st.tuples(ANY_TASK, MOSTLY_0, MOSTLY_0), min_size=1, max_size=2, unique_by=lambda one: one[0])
@@ -275,12 +280,15 @@ class Run:
 
     def submit(self, entries: list[tuple[str, int, int]]) -> None:
         now = int(time.time() * 1000)
-        got = self.backend.submit([SubmitEntry(t, "addition", g, now, 0, replay=replay) for t, g, replay in entries])
-        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0, replay=r))
-                       for t, g, r in entries]
+        group = "nightly" if len(entries) == 2 else ""
+        got = self.backend.submit([SubmitEntry(t, "addition", g, now, 0, replay=replay, group=group or None)
+                                   for t, g, replay in entries])
+        assert got == [self.apply(t, model.submit(self.shards[t], self.records[t], g, "addition", now, 0, replay=r,
+                                                  group=group)) for t, g, r in entries]
 
     def claim(self, token: Token, entries: list[tuple[str, Message]]) -> None:
-        got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o)
+        got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o,
+                                                     m.group or None)
                                           for t, m in entries], 2000)
         words = ["SUSPECT" if one.suspect else one.answer for one in got]
         assert words == [self.apply(t, model.claim(self.shards[t], self.records[t], token, m, 2000, expired_error()))
@@ -293,7 +301,8 @@ class Run:
 
     def finish(self, token: Token, entries: list[tuple[str, Message, End]]) -> None:
         got = self.backend.finish(*token, [
-            FinishEntry(t, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f, m.replay)
+            FinishEntry(t, m.n, m.g, m.k, m.t0, end.how, m.o, end.t1, end.t2, end.r, end.f, m.replay,
+                        group=m.group or None)
             for t, m, end in entries], "host/w1")
         assert got == [self.apply(t, model.finish(self.shards[t], self.records[t], token, m, end))
                        for t, m, end in entries]

@@ -210,6 +210,16 @@ def test_listing_by_status_type_and_time(client, settings):
     assert (counts[TaskStatus.SUCCESS], counts[TaskStatus.FAILED], counts[TaskStatus.QUEUED]) == (60, 15, 1)
 
 
+def test_a_group_is_found_among_others(client, settings):
+    ids = client.submit_tasks([{"task": "addition", "args": [n, 1], "group": "import-17"} for n in range(20)])
+    client.submit_tasks([{"task": "addition", "args": [n, 1]} for n in range(20)])
+    assert client.count_tasks(group="import-17")[TaskStatus.QUEUED] == 20
+    with PlayedWorker(settings):
+        client.get_results(ids, timeout=30)
+    assert sorted(r.id for r in client.get_tasks_by_status(TaskStatus.SUCCESS, group="import-17")) == sorted(ids)
+    assert list(client.get_all_tasks(group="import-17", task="echo")) == []
+
+
 def test_clearing_while_a_worker_runs(client, settings):
     with PlayedWorker(settings):
         client.get_results(client.submit_tasks([{"task": "addition", "args": [n]} for n in range(100)]), timeout=20)

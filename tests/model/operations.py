@@ -39,6 +39,7 @@ class Record(NamedTuple):
     seen: int = 0
     lone: int = 0
     due: int = -1
+    group: str = ""                 # the label it was submitted with
 
     @property
     def ended(self) -> bool:
@@ -81,6 +82,7 @@ class Message(NamedTuple):
     replay: int = 0
     expired: bool = False
     o: int = -1
+    group: str = ""
 
 
 class End(NamedTuple):
@@ -99,7 +101,7 @@ Outcome = tuple[Record | None, str]
 
 
 def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, due: int = -1, *,
-           late: bool = False, replay: int = 0) -> Outcome:
+           late: bool = False, replay: int = 0, group: str = "") -> Outcome:
     """DONE; CLEARED: to be stamped anew; LATE: too old to create a record (a replay never is: its task may be old)."""
     if g < shard.gen:
         return old, "CLEARED"
@@ -113,7 +115,7 @@ def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, du
         return old, "LATE"
     state = "S" if due >= 0 else "Q"
     return Record(state, p=p, x=record is not None, g=g, k=k, t0=t0, due=due, shown=state, u=waiters,
-                  replay=replay), "DONE"
+                  replay=replay, group=group), "DONE"
 
 
 def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int = 0, error: bytes = b"") -> Outcome:
@@ -127,7 +129,8 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
     if record is not None and record.replay < m.replay:
         record, waiters = None, record.u                        # a dead letter's new life
     if record is None:
-        fresh = Record("P", m.n, token.p, token.e, g=m.g, k=m.k, t0=m.t0, u=waiters, replay=m.replay)
+        fresh = Record("P", m.n, token.p, token.e, g=m.g, k=m.k, t0=m.t0, u=waiters, replay=m.replay,
+                       group=m.group)
         return (_expire(fresh, token, m, now, error), "SETTLE") if m.expired else (fresh, "RUN")
     if record.replay > m.replay:
         return old, "SKIP"
@@ -141,7 +144,7 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
     if m.n < record.a:
         return old, "SETTLE" if record.s == "R" and record.a == m.n + 1 else "SKIP"
     if record.x:
-        named = record if record.s != "X" else record._replace(k=m.k, t0=m.t0)
+        named = record if record.s != "X" else record._replace(k=m.k, t0=m.t0, group=m.group)
         return named._replace(s="CX", a=m.n, shown="CX", p=token.p, e=record.e if record.s == "P" else None, t2=now,
                               o=m.o, r=b"", f=b"", u=()), "SETTLE"
     if m.expired:
@@ -192,7 +195,7 @@ def finish(shard: Shard, old: Record | None, token: Token, m: Message, end: End)
     base = record or Record("Q", u=waiters, replay=m.replay)
     known = record is not None and record.s != "X"
     base = base._replace(k=base.k if known else m.k, t0=base.t0 if known else m.t0, g=m.g, p=token.p, x=False, w=end.w,
-                         t1=end.t1, f=end.f)
+                         t1=end.t1, f=end.f, group=base.group if known else m.group)
     if end.how == "R" and not (record is not None and record.x):
         return base._replace(s="R", shown="R", a=m.n + 1, e=None, t2=0, o=-1, r=b"", due=end.due), "DONE"
     how = "CX" if end.how == "R" else end.how                   # a cancel that was asked for stops the retries
@@ -245,4 +248,4 @@ def expire(shard: Shard, old: Record | None, cut: int, committed: dict[int, int]
         return old, "KEPT"
     if record.t2 > cut or record.o < 0 or record.o >= committed.get(record.p, 0):
         return old, "KEPT"
-    return record._replace(shown="Z", k="", w="", r=b"", f=b"", u=()), "BURIED"
+    return record._replace(shown="Z", k="", w="", r=b"", f=b"", u=(), group=""), "BURIED"

@@ -20,7 +20,8 @@ INLINE = 4096
 
 def encode(record: Record, *, nonce: int = 0) -> bytes:
     """The bytes of a record whose result stands in it."""
-    k, w, u = record.k.encode(), record.w.encode(), ",".join(record.u).encode()
+    kind = record.k + "\0" + record.group if record.group else record.k
+    k, w, u = kind.encode(), record.w.encode(), ",".join(record.u).encode()
     where = 2 if record.shown == "Z" else 0
     strings = k + w + record.r + record.f + u
     head = LAYOUT.pack(0xA1, NUMBERS[record.s], NUMBERS[record.shown], record.x, where, LAYOUT.size + len(strings),
@@ -46,17 +47,23 @@ def decode(raw: bytes, apart: bytes | None = None) -> Record:
     assert apart is None or not r
     result = r if apart is None else apart
     waiters = tuple(u.decode().split(",")) if u else ()
-    return Record(NAMES[s], a, p, None if e < 0 else int(e), bool(x), g, k.decode(), int(t0), int(t1), int(t2), int(o),
-                  w.decode(), result, f, waiters, NAMES[shown], replay, seen, lone, int(due))
+    kind, _, group = k.decode().partition("\0")
+    return Record(NAMES[s], a, p, None if e < 0 else int(e), bool(x), g, kind, int(t0), int(t1), int(t2), int(o),
+                  w.decode(), result, f, waiters, NAMES[shown], replay, seen, lone, int(due), group)
 
 
 def prefix(shard: int) -> str:
     return f"yadtq:{SHARD_TAGS[shard]}:"
 
 
-def index_key(task_id: str, record: Record) -> str:
+def index_keys(task_id: str, record: Record) -> set[str]:
+    """The indexes that list it: that of its type, and that of its group if it has one."""
     kind = "" if record.shown in "XZ" else record.k
-    return f"{prefix(shard_of(task_id))}i:{record.g}:{record.shown}:{kind}"
+    place = prefix(shard_of(task_id))
+    keys = {f"{place}i:{record.g}:{record.shown}:{kind}"}
+    if record.group and record.shown not in "XZ":
+        keys.add(f"{place}ig:{record.g}:{record.shown}:{record.group}")
+    return keys
 
 
 def plant(connection: redis.Redis, records: Mapping[str, Record | None]) -> None:
@@ -65,9 +72,9 @@ def plant(connection: redis.Redis, records: Mapping[str, Record | None]) -> None
     for task_id, record in records.items():
         if record is not None:
             pipe.set(record_key(task_id), encode(record))
-            key = index_key(task_id, record)
-            pipe.zadd(key, {task_id: record.t0})
-            kind = key.split(":", 5)[5]
+            for key in index_keys(task_id, record):
+                pipe.zadd(key, {task_id: record.t0})
+            kind = "" if record.shown in "XZ" else record.k
             pipe.sadd(prefix(shard_of(task_id)) + "k", f"{record.g}:{kind}")
     pipe.execute()
 
@@ -91,7 +98,7 @@ def read_back(connection: redis.Redis, ids: Iterable[str]) -> dict[str, Record |
 def index_entries(connection: redis.Redis) -> dict[str, set[str]]:
     """In which indexes each task is."""
     found: dict[str, set[str]] = {}
-    for key in connection.scan_iter("yadtq:{s*}:i:*", count=1000):
+    for key in connection.scan_iter("yadtq:{s*}:i*:*", count=1000):
         for task_id in connection.zrange(key, 0, -1):
             found.setdefault(task_id.decode(), set()).add(key.decode())
     return found

@@ -72,7 +72,7 @@ class PlayedWorker:
     def _work(self, backend: ResultBackend, partition: int, found: list[Any]) -> None:
         now_ms = int(time.time() * 1000)
         claims = backend.claim(partition, self._epoch, [
-            ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, r.offset)
+            ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, r.offset, m.group)
             for r, m in found], now_ms)
         ends = []
         for (record, m), claim in zip(found, claims, strict=True):

@@ -44,7 +44,7 @@ class QueueUser:
         """Many tasks, spread over all partitions unless one is named."""
         place = [n % self.partitions if partition is None else partition for n in range(len(messages))]
         if note:
-            self.backend.submit([SubmitEntry(m.id, m.task, m.g, m.submitted_ms, p)
+            self.backend.submit([SubmitEntry(m.id, m.task, m.g, m.submitted_ms, p, group=m.group)
                                  for m, p in zip(messages, place, strict=True)])
         errors: list[object] = []
         self.producer.send_many(self.settings.kafka_task_topic,

@@ -13,6 +13,7 @@ from yadtq.errors import (
     BacklogFull,
     BatchRefused,
     ClientClosed,
+    InvalidTask,
     InvalidTaskType,
     KafkaConnectionError,
     PayloadTooLarge,
@@ -141,6 +142,19 @@ def test_listing_filters_and_clearing(client):
     assert client.clear_all_tasks() == 27
     assert list(client.get_all_tasks()) == []
     assert client.get_result(client.submit_task(double, [4]), timeout=5) == 8
+
+
+def test_a_group_is_found_and_counted(client):
+    ids = client.submit_tasks([{"task": double, "args": [n], "group": "import-17"} for n in range(5)])
+    other = client.submit_task(in_memory_int, ["7"], group="import-17")
+    client.get_results([*ids, other, client.submit_task(double, [1])], timeout=10)
+    assert {record.id for record in client.get_all_tasks(group="import-17")} == {*ids, other}
+    assert {record.group for record in client.get_all_tasks(group="import-17")} == {"import-17"}
+    assert [record.id for record in client.get_all_tasks(group="import-17", task=in_memory_int)] == [other]
+    assert client.count_tasks(group="import-17")[TaskStatus.SUCCESS] == 6
+    assert client.count_tasks(task=double)[TaskStatus.SUCCESS] == 6
+    with pytest.raises(InvalidTask, match="not by both"):
+        client.count_tasks(task=double, group="import-17")
 
 
 def test_who_waits_for_a_cleared_task_is_told():

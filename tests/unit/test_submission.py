@@ -37,12 +37,12 @@ def test_a_plain_entry_becomes_a_message():
     assert message.submitted_ms == STAMP.now_ms
     assert submitted_ms(message.id) > 0
     assert (one.partition, one.key) == (0, None)
-    assert one.entry() == (message.id, "addition", message.g, STAMP.now_ms, 0, None)
+    assert one.entry() == (message.id, "addition", message.g, STAMP.now_ms, 0, None, 0, None)
 
 
 def test_everything_that_can_be_said_of_a_task_arrives():
     entry = {"task": declared, "args": (1,), "kwargs": {"round_to": 2}, "key": "k", "timeout_s": 2, "grace_s": 0,
-             "expires_s": 1.5, "max_retries": 3, "task_id": "order-17"}
+             "expires_s": 1.5, "max_retries": 3, "task_id": "order-17", "group": "import 17"}
     assert set(entry) == ENTRY_KEYS
     one = preparer().prepare(entry, STAMP)
     message = decode_message(one.value)
@@ -51,6 +51,13 @@ def test_everything_that_can_be_said_of_a_task_arrives():
     assert (message.timeout_s, message.grace_s, message.max_retries) == (2.0, 0.0, 3)
     assert message.expires_ms == STAMP.now_ms + 1500
     assert one.key == b"k"
+    assert message.group == one.entry().group == "import 17"
+
+
+@pytest.mark.parametrize("group", ["", 17, "a\nb", "a\0b", "x" * 201, "\ud800"])
+def test_a_group_that_could_not_be_shown_is_refused(group):
+    with pytest.raises(InvalidTask, match="a group is"):
+        preparer().prepare({"task": "addition", "group": group}, STAMP)
 
 
 def test_stamping_anew_changes_the_clear_number_alone():

@@ -139,7 +139,8 @@ class AsyncYADTQClient:
     async def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
-        max_retries: int | None = None, task_id: str | None = None, submit_timeout_s: float | None = None,
+        max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
+        submit_timeout_s: float | None = None,
     ) -> str:
         """Submit one task; see YADTQClient.submit_task. Submissions of many coroutines at once go out as one batch.
 
@@ -149,7 +150,7 @@ class AsyncYADTQClient:
         """
         self._connections.check_open()
         entry = {"task": task, "args": args, "kwargs": kwargs, "key": key, "timeout_s": timeout_s, "grace_s": grace_s,
-                 "expires_s": expires_s, "max_retries": max_retries, "task_id": task_id}
+                 "expires_s": expires_s, "max_retries": max_retries, "task_id": task_id, "group": group}
         return await self._submissions.call(_Submission(entry, submit_timeout_s))
 
     async def submit_tasks(
@@ -238,8 +239,8 @@ class AsyncYADTQClient:
         return await self._in_thread(bind(self._client.get_task, task_id))
 
     def get_all_tasks(
-        self, *, task: Task | Sequence[Task] | None = None, since: When = None, until: When = None,
-        newest_first: bool = True, page_size: int = PAGE_SIZE,
+        self, *, task: Task | Sequence[Task] | None = None, group: str | None = None, since: When = None,
+        until: When = None, newest_first: bool = True, page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[TaskRecord]:
         """All tasks, a page at a time; see YADTQClient.get_all_tasks.
 
@@ -248,11 +249,13 @@ class AsyncYADTQClient:
             ...     print(record.id, record.status)
         """
         return self._paged(self._client.get_all_tasks(
-            task=task, since=since, until=until, newest_first=newest_first, page_size=page_size), page_size)
+            task=task, group=group, since=since, until=until, newest_first=newest_first, page_size=page_size),
+            page_size)
 
     def get_tasks_by_status(
         self, status: TaskStatus | Collection[TaskStatus], *, task: Task | Sequence[Task] | None = None,
-        since: When = None, until: When = None, newest_first: bool = True, page_size: int = PAGE_SIZE,
+        group: str | None = None, since: When = None, until: When = None, newest_first: bool = True,
+        page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[TaskRecord]:
         """The tasks in one state or several; see YADTQClient.get_tasks_by_status.
 
@@ -261,16 +264,19 @@ class AsyncYADTQClient:
             ...     print(record.id, record.error.code)
         """
         return self._paged(self._client.get_tasks_by_status(
-            status, task=task, since=since, until=until, newest_first=newest_first, page_size=page_size), page_size)
+            status, task=task, group=group, since=since, until=until, newest_first=newest_first,
+            page_size=page_size), page_size)
 
-    async def count_tasks(self) -> dict[TaskStatus, int]:
-        """How many tasks there are in each state.
+    async def count_tasks(
+        self, *, task: Task | Sequence[Task] | None = None, group: str | None = None,
+    ) -> dict[TaskStatus, int]:
+        """How many tasks there are in each state; see YADTQClient.count_tasks.
 
         Example:
             >>> (await client.count_tasks())[TaskStatus.QUEUED]
             17
         """
-        return await self._in_thread(self._client.count_tasks)
+        return await self._in_thread(bind(self._client.count_tasks, task=task, group=group))
 
     # ---- changing tasks ---------------------------------------------------------------------------------------------
     async def cancel_task(self, task_id: str) -> CancelAnswer:

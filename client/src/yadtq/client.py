@@ -129,14 +129,16 @@ class YADTQClient:
     def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
-        max_retries: int | None = None, task_id: str | None = None, submit_timeout_s: float | None = None,
+        max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
+        submit_timeout_s: float | None = None,
     ) -> str:
         """Submit one task and return its id, once Kafka has acknowledged it and its record is written.
 
         `task` is the name of a task type, or the function declared with `@task`. Tasks with the same `key` go to the
         same partition (CRC-32 of the key modulo the partitions). `timeout_s` and `grace_s` replace the soft time-out
         and what follows until the hard one; a task not started within `expires_s` ends as TaskExpired; `max_retries`
-        replaces the type's. With a `task_id` a repeated submission is harmless: the task runs once.
+        replaces the type's. With a `task_id` a repeated submission is harmless: the task runs once. `group` is a
+        label by which many tasks are found, counted and cancelled together.
 
         Raises InvalidTask, ArgumentNotEncodable, PayloadTooLarge, BacklogFull or KafkaConnectionError: nothing was
         sent. Or TaskSubmissionTimeout when nobody confirmed it within `submit_timeout_s` (default: the setting): then
@@ -148,7 +150,7 @@ class YADTQClient:
         """
         entry: dict[str, Any] = {"task": task, "args": args, "kwargs": kwargs, "key": key}
         rarer = {"timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s, "max_retries": max_retries,
-                 "task_id": task_id}
+                 "task_id": task_id, "group": group}
         if any(value is not None for value in rarer.values()):
             entry |= rarer
         self._connections.check_open()
@@ -163,7 +165,7 @@ class YADTQClient:
         """Submit a batch, pipelined; returns the ids in the order of the entries.
 
         An entry is a dict with `task` and any of `args`, `kwargs`, `key`, `timeout_s`, `grace_s`, `expires_s`,
-        `max_retries`, `task_id`, as in `submit_task`. All are checked before anything is sent.
+        `max_retries`, `task_id`, `group`, as in `submit_task`. All are checked before anything is sent.
 
         When some are refused, nothing is sent and BatchRefused says which and why (`error.refused`: index to error).
         With `partial=True` the good ones are submitted first, and BatchRefused then has their ids (`error.ids`, None
@@ -254,13 +256,14 @@ class YADTQClient:
         return self._query.record(checked_id(task_id))
 
     def get_all_tasks(
-        self, *, task: Task | Sequence[Task] | None = None, since: When = None, until: When = None,
-        newest_first: bool = True, page_size: int = PAGE_SIZE,
+        self, *, task: Task | Sequence[Task] | None = None, group: str | None = None, since: When = None,
+        until: When = None, newest_first: bool = True, page_size: int = PAGE_SIZE,
     ) -> Iterator[TaskRecord]:
         """All tasks, by the time of their submission: an iterator that reads `page_size` at a time.
 
-        `task` filters by task type (one or several), `since` and `until` (Unix seconds or datetime, both inclusive) by
-        the time of submission. What is submitted or ends meanwhile may or may not appear.
+        `task` filters by task type (one or several), `group` by the label of their submission, `since` and `until`
+        (Unix seconds or datetime, both inclusive) by its time. What is submitted or ends meanwhile may or may not
+        appear.
 
         Example:
             >>> from itertools import islice
@@ -268,11 +271,13 @@ class YADTQClient:
             ['0198c5d2-...', ...]
         """
         self._connections.check_open()
-        return self._query.records(None, task, since, until, newest_first=newest_first, page_size=page_size)
+        return self._query.records(None, task, since, until, newest_first=newest_first, page_size=page_size,
+                                   group=group)
 
     def get_tasks_by_status(
         self, status: TaskStatus | Collection[TaskStatus], *, task: Task | Sequence[Task] | None = None,
-        since: When = None, until: When = None, newest_first: bool = True, page_size: int = PAGE_SIZE,
+        group: str | None = None, since: When = None, until: When = None, newest_first: bool = True,
+        page_size: int = PAGE_SIZE,
     ) -> Iterator[TaskRecord]:
         """The tasks in one state (or several), else as get_all_tasks.
 
@@ -282,17 +287,20 @@ class YADTQClient:
         """
         self._connections.check_open()
         wanted = {status} if isinstance(status, str) else set(status)
-        return self._query.records(wanted, task, since, until, newest_first=newest_first, page_size=page_size)
+        return self._query.records(wanted, task, since, until, newest_first=newest_first, page_size=page_size,
+                                   group=group)
 
-    def count_tasks(self) -> dict[TaskStatus, int]:
-        """How many tasks there are in each state.
+    def count_tasks(
+        self, *, task: Task | Sequence[Task] | None = None, group: str | None = None,
+    ) -> dict[TaskStatus, int]:
+        """How many tasks there are in each state: of some types, of a group, or in all. Cheap, however many.
 
         Example:
             >>> client.count_tasks()[TaskStatus.QUEUED]
             17
         """
         self._connections.check_open()
-        return self._query.counts()
+        return self._query.counts(task, group)
 
     # ---- changing tasks ---------------------------------------------------------------------------------------------
     def cancel_task(self, task_id: str) -> CancelAnswer:

@@ -35,6 +35,7 @@ class _Record:
     worker: str = ""
     result: bytes = b""
     error: bytes = b""
+    group: str = ""
     waiters: set[str] = field(default_factory=set)
 
     def seen_as(self) -> str:
@@ -48,7 +49,8 @@ class _Record:
             cancel_asked=self.cancel_asked, g=self.g, task=self.task, submitted_ms=self.submitted_ms,
             started_ms=self.started_ms, ended_ms=self.ended_ms, offset=self.offset, worker=self.worker,
             shown=self.shown, result=self.result or None, error=self.error or None, has_result=bool(self.result),
-            expired=False, due_ms=None, replay=0, seen=0, lone=0, apart=False, waiters=tuple(self.waiters))
+            expired=False, due_ms=None, replay=0, seen=0, lone=0, apart=False, waiters=tuple(self.waiters),
+            group=self.group)
 
 
 class MemorySubscription:
@@ -99,7 +101,7 @@ class MemoryBackend:
         record = self._live(entry.id)
         if record is None or record.state == "X":
             self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, entry.partition,
-                                              cancel_asked=record is not None)
+                                              cancel_asked=record is not None, group=entry.group or "")
         return "DONE"
 
     def claim(self, partition: int, epoch: int, entries: Sequence[ClaimEntry], now_ms: int, *,
@@ -113,7 +115,8 @@ class MemoryBackend:
             return Claim("CLEARED")
         record = self._live(entry.id)
         if record is None:
-            record = self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, partition)
+            record = self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, partition,
+                                                       group=entry.group or "")
         if record.state in ENDED:
             settled = record.attempt == entry.n or record.state == "CX"
             return Claim("SETTLE", state=record.state) if settled else Claim("SKIP")
@@ -122,6 +125,7 @@ class MemoryBackend:
         if record.cancel_asked:
             if record.state == "X":                     # what it is, only its message says
                 record.task, record.submitted_ms, record.partition = entry.task, entry.submitted_ms, partition
+                record.group = entry.group or ""
             self._end(entry.id, record, "CX", entry.n, now_ms)
             return Claim("SETTLE", state="CX")
         if entry.expires_ms is not None and entry.expires_ms <= now_ms:
@@ -232,12 +236,14 @@ class MemoryBackend:
             return self._subscriptions.setdefault(client_id, MemorySubscription())
 
     def page(self, states: Sequence[str], types: Sequence[str] | None = None, after: str | None = None,
-             limit: int = 100, since_ms: int | None = None, until_ms: int | None = None, newest_first: bool = False, *,
-             timeout_s: float | None = None) -> tuple[list[tuple[str, str]], str | None]:
+             limit: int = 100, since_ms: int | None = None, until_ms: int | None = None, newest_first: bool = False,
+             group: str = "", *, timeout_s: float | None = None) -> tuple[list[tuple[str, str]], str | None]:
         """The next tasks shown in one of `states`, by the time of submission."""
         with self._lock:
             found = [(record.submitted_ms, task_id, record.seen_as()) for task_id, record in self._records.items()
-                     if self._matches(task_id, record, states, types, since_ms, until_ms)]
+                     if self._matches(task_id, record, states, types, group)
+                     and (since_ms is None or record.submitted_ms >= since_ms)
+                     and (until_ms is None or record.submitted_ms <= until_ms)]
         found.sort(reverse=newest_first)
         if after is not None:
             at, _, last_id = after.partition(":")
@@ -247,17 +253,17 @@ class MemoryBackend:
         return [(task_id, state) for _, task_id, state in found[:limit]], cursor
 
     def _matches(self, task_id: str, record: _Record, states: Collection[str], types: Collection[str] | None,
-                 since_ms: int | None, until_ms: int | None) -> bool:
+                 group: str) -> bool:
         return (record.g >= self._clear[shard_of(task_id)] and record.seen_as() in states
-                and (not types or record.task in types) and (since_ms is None or record.submitted_ms >= since_ms)
-                and (until_ms is None or record.submitted_ms <= until_ms))
+                and (record.group == group if group else not types or record.task in types))
 
-    def counts(self, *, timeout_s: float | None = None) -> dict[str, int]:
-        """How many tasks are shown in each state."""
+    def counts(self, types: Sequence[str] | None = None, group: str = "", *,
+               timeout_s: float | None = None) -> dict[str, int]:
+        """How many tasks are shown in each state: of a group, of some types, or in all."""
         total = dict.fromkeys(SHOWN_STATES, 0)
         with self._lock:
             for task_id, record in self._records.items():
-                if record.state != "X" and record.g >= self._clear[shard_of(task_id)]:
+                if self._matches(task_id, record, SHOWN_STATES, types, group):
                     total[record.seen_as()] += 1
         return total
 

@@ -117,7 +117,8 @@ class MemoryWorker:
     def _work(self, record: Record) -> None:
         message = decode_message(record.value)
         claim = self._backend.claim(record.partition, EPOCH, [ClaimEntry(
-            message.id, message.n, message.g, message.task, message.submitted_ms, message.expires_ms)], _now_ms())[0]
+            message.id, message.n, message.g, message.task, message.submitted_ms, message.expires_ms,
+            group=message.group)], _now_ms())[0]
         if claim.answer != "RUN":
             return
         started_ms = _now_ms()

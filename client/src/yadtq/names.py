@@ -11,6 +11,7 @@ hash tag, so that one Lua call touches one slot of a Redis Cluster only:
     yadtq:{s07}:v:<id>                  string: its result, when too long to stand in the record
     yadtq:{s07}:i:<g>:<state>:<type>    sorted set of task ids by submission time in ms: the status index; the clear
                                         number in the key hides all older entries at once when it is raised
+    yadtq:{s07}:ig:<g>:<state>:<group>  the same for the tasks of a group, which are in both
     yadtq:{s07}:k                       set of the `<g>:<type>` that have an index
     yadtq:r:<client id>                 pub/sub channel of one client that waits for results
     yadtq:store                         string: the store id, made by whoever comes first (a wiped Redis shows by it)

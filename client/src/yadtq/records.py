@@ -13,6 +13,7 @@ STATE_NUMBER: Final = {name: number for number, name in enumerate(STATES) if nam
 SHOWN_STATES: Final = ("Q", "S", "P", "R", "OK", "KO", "CX")             # what a page can be asked for
 ENDED: Final = frozenset(("OK", "KO", "CX"))
 MAGIC: Final = 0xA1                 # 0xA, and the version of the record's layout
+GROUP_MARK: Final = "\0"            # between a task's type and its group
 
 _HEAD = Struct("<BBBBBIIidIHHHIdHHIIHdddd")
 HEAD_BYTES: Final = _HEAD.size
@@ -47,6 +48,7 @@ class TaskRecordRaw(NamedTuple):
     lone: int
     apart: bool                     # the result lies under a key of its own
     waiters: tuple[str, ...]
+    group: str = ""
 
 
 def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
@@ -64,12 +66,18 @@ def parse_record(task_id: str, raw: bytes) -> TaskRecordRaw | None:
     u = f + nf
     if not -_ABSURD < epoch + submitted + started + ended + offset + due < _ABSURD:     # one is NaN or infinite, too
         return None
+    task, _, group = raw[HEAD_BYTES:w].decode("utf-8", "replace").partition(GROUP_MARK)
     return tuple.__new__(TaskRecordRaw, (       # half the time of TaskRecordRaw(...), and many records come this way
         task_id, STATES[state], attempt, partition, None if epoch < 0 else int(epoch), asked == 1, g,
-        raw[HEAD_BYTES:w].decode("utf-8", "replace"), int(submitted), int(started) or None, int(ended) or None,
+        task, int(submitted), int(started) or None, int(ended) or None,
         int(offset), raw[w:r].decode("utf-8", "replace"), shown == 3, raw[r:f] or None, raw[f:u] or None,
         nr > 0 or where == _APART, where == _DROPPED, None if due < 0 else int(due), replay, seen, lone,
-        where == _APART, tuple(raw[u:].decode("utf-8", "replace").split(",")) if nu else ()))
+        where == _APART, tuple(raw[u:].decode("utf-8", "replace").split(",")) if nu else (), group))
+
+
+def kind_of(task: str, group: str | None) -> str:
+    """What a record says of the type and the group of its task, in one string."""
+    return task + GROUP_MARK + group if group else task
 
 
 class SubmitEntry(NamedTuple):
@@ -82,6 +90,7 @@ class SubmitEntry(NamedTuple):
     partition: int
     due_ms: int | None = None
     replay: int = 0                 # how often it was replayed from the dead letters
+    group: str | None = None
 
 
 class ClaimEntry(NamedTuple):
@@ -95,6 +104,7 @@ class ClaimEntry(NamedTuple):
     expires_ms: int | None = None
     replay: int = 0
     offset: int = -1
+    group: str | None = None
 
 
 class Claim(NamedTuple):
@@ -123,6 +133,7 @@ class FinishEntry(NamedTuple):
     error: bytes = b""
     replay: int = 0
     due_ms: int | None = None
+    group: str | None = None
 
 
 class Push(NamedTuple):

@@ -38,10 +38,6 @@ local function registered(ns)
   return list
 end
 
-local function index_key(ns, g, state, k)
-  return ns .. 'i:' .. string.format('%.0f', g) .. ':' .. NAME[state] .. ':' .. k
-end
-
 local function size(key)
   local n = redis.pcall('ZCARD', key)
   return type(n) == 'number' and n or 0
@@ -51,6 +47,28 @@ local function in_set(list)
   local set = {}
   for _, item in ipairs(list) do set[item] = true end
   return set
+end
+
+local function index_key(ns, g, state, k)
+  return ns .. 'i:' .. string.format('%.0f', g) .. ':' .. NAME[state] .. ':' .. k
+end
+
+-- the sorted sets that hold the tasks shown in `states`: of one group, else of some types (of all when there are none).
+-- Each as {key, state}. Every task of a group is in the index of its type as well, so those tell the clear numbers.
+local function sources(ns, gen, states, types, group)
+  local wanted, all, seen, found = in_set(types), #types == 0, {}, {}
+  for _, pair in ipairs(registered(ns)) do
+    local g, k = pair[1], pair[2]
+    if g >= gen and (group ~= '' and not seen[g] or group == '' and (all or wanted[k])) then
+      seen[g] = true
+      for _, state in ipairs(states) do
+        local key = group == '' and index_key(ns, g, state, k)
+                    or string.format('%sig:%.0f:%s:%s', ns, g, NAME[state], group)
+        if size(key) > 0 then found[#found + 1] = {key, state} end
+      end
+    end
+  end
+  return found
 end
 
 -- ---- fence: [p, e] -> the highest epoch seen ------------------------------------------------------------------------
@@ -99,6 +117,8 @@ local function drop_cleared(keys, argv)
             gone[#gone + 1] = names[j]
             if v == 1 then gone[#gone + 1] = b.ns .. 'v:' .. id end
             if s ~= X and state ~= Z then dropped = dropped + 1 end
+            local _, both = brief(raws[j])
+            if split(both) ~= both then leave(b, g, state, both, id) end       -- its group's index
           end
         end
         if #gone > 0 then call('DEL', unpack(gone)) end
@@ -113,38 +133,28 @@ local function drop_cleared(keys, argv)
   return {dropped, looked}
 end
 
--- ---- pages: [limit, newest first, since, until, score, id, states, types]; score < 0: from the start -----------------
+-- ---- pages: [limit, newest first, since, until, score, id, states, types, group]; score < 0: from the start ----------
 -- -> id, state, score of the next tasks of this shard in the order asked for
 local function page(keys, argv)
   local meta, a = keys[1], cmsgpack.unpack(argv[1])
   local limit, newest, since, till, score, id = a[1], a[2] == 1, a[3], a[4], a[5], a[6]
-  local states, types, all = a[7], in_set(a[8]), #a[8] == 0
-  local gen, ns, found = clear_number(meta), sub(meta, 1, -2), {}
-  for _, pair in ipairs(registered(ns)) do
-    if pair[1] >= gen and (all or types[pair[2]]) then
-      for _, state in ipairs(states) do
-        local key = index_key(ns, pair[1], state, pair[2])
-        local n = size(key)
-        if n > 0 then
-          local list, first, last
-          if newest then
-            if score >= 0 then last = rank_of(key, score, id, false) - 1
-            else last = call('ZCOUNT', key, '-inf', till) - 1 end
-            first = math.max(0, last - limit + 1)
-          else
-            if score >= 0 then first = rank_of(key, score, id, true)
-            else first = call('ZCOUNT', key, '-inf', '(' .. since) end
-            last = first + limit - 1
-          end
-          list = last >= first and call('ZRANGE', key, first, last, 'WITHSCORES') or {}
-          for i = 1, #list, 2 do
-            local at = tonumber(list[i + 1])
-            if at >= tonumber(since) and at <= tonumber(till) then
-              found[#found + 1] = {list[i], state, at}
-            end
-          end
-        end
-      end
+  local found = {}
+  for _, source in ipairs(sources(sub(meta, 1, -2), clear_number(meta), a[7], a[8], a[9])) do
+    local key, state = source[1], source[2]
+    local first, last
+    if newest then
+      if score >= 0 then last = rank_of(key, score, id, false) - 1
+      else last = call('ZCOUNT', key, '-inf', till) - 1 end
+      first = math.max(0, last - limit + 1)
+    else
+      if score >= 0 then first = rank_of(key, score, id, true)
+      else first = call('ZCOUNT', key, '-inf', '(' .. since) end
+      last = first + limit - 1
+    end
+    local list = last >= first and call('ZRANGE', key, first, last, 'WITHSCORES') or {}
+    for i = 1, #list, 2 do
+      local at = tonumber(list[i + 1])
+      if at >= tonumber(since) and at <= tonumber(till) then found[#found + 1] = {list[i], state, at} end
     end
   end
   table.sort(found, function(x, y)
@@ -163,13 +173,12 @@ local function page(keys, argv)
   return out
 end
 
--- -> how many tasks are shown in each state, in the order of NAME
-local function counts(keys)
-  local gen, ns, out = clear_number(keys[1]), sub(keys[1], 1, -2), {0, 0, 0, 0, 0, 0, 0, 0, 0}
-  for _, pair in ipairs(registered(ns)) do
-    if pair[1] >= gen then
-      for state = Q, Z do out[state] = out[state] + size(index_key(ns, pair[1], state, pair[2])) end
-    end
+-- [group, types] -> how many tasks are shown in each state, in the order of NAME
+local function counts(keys, argv)
+  local a, out = cmsgpack.unpack(argv[1]), {0, 0, 0, 0, 0, 0, 0, 0, 0}
+  for _, source in ipairs(sources(sub(keys[1], 1, -2), clear_number(keys[1]), {Q, S, P, R, X, OK, KO, CX, Z}, a[2],
+                                  a[1])) do
+    out[source[2]] = out[source[2]] + size(source[1])
   end
   return out
 end
@@ -214,12 +223,12 @@ local function bury(b, gen, g, k, state, args)
       leave(b, g, state, k, id)                           -- an entry without its record: nobody else would remove it
       done = done + 1
     else
-      local t0, t1, t2, o, due, _, _, _, _, u = rest(raws[j])
+      local t0, t1, t2, o, due, both, _, _, _, u = rest(raws[j])
       if t2 <= cut and o >= 0 and committed[p] and o < committed[p] then
         if v == 1 then b.del[#b.del + 1] = b.ns .. 'v:' .. id end
         put(b, names[j], record(s, Z, x, 2, ra, p, e, rg, seen, lone, life, nonce,
                                  t0, t1, t2, o, due, '', '', '', '', u))
-        leave(b, g, state, k, id)
+        leave(b, g, state, both, id)
         enter(b, g, Z, '', id, now)
         done = done + 1
       end

@@ -12,6 +12,7 @@ local BUILD = '1:DIGEST'                     -- version, and digest of the text 
 local MAGIC = 0xA1                           -- first byte of a record; its low nibble is the record's version
 local CTL = '<BBBBBI4I4i4dI4HHHI4'           -- magic s shown x v length a p e g seen lone replay nonce
 local REST = '<dHHI4I4Hdddd'                 -- t0 #k #w #r #f #u t1 t2 o due, then those five strings
+                                             -- k: the task's type, and behind a zero byte its group if it has one
 local BRIEF = '<dHHI4I4H'                    -- how REST begins
 local CTL_LEN, HEAD_LEN = 39, 93
 local Q, S, P, R, X, OK, KO, CX, Z = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -67,7 +68,8 @@ end
 -- ---- a batch: what is to be written, collected and written with as few commands as possible ------------------------
 local function batch(meta)
   return {ns = sub(meta, 1, -2), set = {}, del = {}, push = {}, size = {},
-          add = {by_name = {}, types = {}}, rem = {by_name = {}, types = {}}}
+          add = {by_name = {}, keys = {}, groups = {}, types = {}},
+          rem = {by_name = {}, keys = {}, groups = {}, types = {}}}
 end
 
 local function records(b, args, first, step)
@@ -85,15 +87,35 @@ local function put(b, key, value)
   b.set[n + 1], b.set[n + 2] = key, value
 end
 
--- the list of ids that enter (or leave) the index of one clear number, state and type
+-- the type and the group in a record's k; the group is nothing for most
+local function split(k)
+  local at = string.find(k, '%z')
+  if not at then return k end
+  return sub(k, 1, at - 1), sub(k, at + 1)
+end
+
+local function list_of(lists, key)                      -- of a group's index: tasks of several types share it
+  local list = lists.groups[key]
+  if not list then
+    list = {}
+    lists.groups[key], lists.keys[#lists.keys + 1] = list, {key, list}
+  end
+  return list
+end
+
+-- the list of ids that enter (or leave) the index of one clear number, state and type; its field `group` is the list of
+-- the group's index, if the tasks have a group
 local function index_list(lists, g, shown, k)
   if lists.g == g and lists.shown == shown and lists.k == k then return lists.last end
   local name = g .. ':' .. NAME[shown] .. ':' .. k
   local list = lists.by_name[name]
   if not list then
+    local kind, group = split(k)
     list = {}
+    if group then list.group = list_of(lists, 'ig:' .. g .. ':' .. NAME[shown] .. ':' .. group) end
     lists.by_name[name] = list
-    lists.types[g .. ':' .. k] = true
+    lists.keys[#lists.keys + 1] = {'i:' .. g .. ':' .. NAME[shown] .. ':' .. kind, list}
+    lists.types[g .. ':' .. kind] = true
   end
   lists.g, lists.shown, lists.k, lists.last = g, shown, k, list
   return list
@@ -104,11 +126,17 @@ local function enter(b, g, shown, k, id, score)
   local list = index_list(b.add, g, shown, k)
   local n = #list
   list[n + 1], list[n + 2] = score, id
+  if list.group then
+    list = list.group
+    n = #list
+    list[n + 1], list[n + 2] = score, id
+  end
 end
 
 local function leave(b, g, shown, k, id)
   local list = index_list(b.rem, g, shown, k)
   list[#list + 1] = id
+  if list.group then list.group[#list.group + 1] = id end
 end
 
 -- an index that is no sorted set is somebody's mistake in our name space: dropped, so that it costs no batch
@@ -145,8 +173,8 @@ end
 local function write(b)
   if #b.del > 0 then call('DEL', unpack(b.del)) end      -- first: a new life may bring a new long result
   if #b.set > 0 then call('MSET', unpack(b.set)) end
-  for name, list in pairs(b.rem.by_name) do index('ZREM', b.ns .. 'i:' .. name, list) end
-  for name, list in pairs(b.add.by_name) do index('ZADD', b.ns .. 'i:' .. name, list) end
+  for _, one in ipairs(b.rem.keys) do index('ZREM', b.ns .. one[1], one[2]) end
+  for _, one in ipairs(b.add.keys) do index('ZADD', b.ns .. one[1], one[2]) end
   for name in pairs(b.add.types) do index('SADD', b.ns .. 'k', {name}) end
   for client, list in pairs(b.push) do
     call('PUBLISH', 'yadtq:r:' .. client, pack('>BH', 0xdc, #list) .. concat(list))

@@ -24,6 +24,7 @@ from yadtq.records import (
     Push,
     SubmitEntry,
     TaskRecordRaw,
+    kind_of,
     parse_record,
 )
 from yadtq.redis_client import RedisClient
@@ -80,8 +81,9 @@ class ResultBackend:
         def make(shard: int, group: list[int]) -> bytes:
             flat: list[Any] = [now_ms, SUBMIT_LIMIT_MS, waiter]
             for index in group:
-                task_id, task, g, submitted_ms, partition, due_ms, replay = entries[index]
-                flat += (task_id, g, task, submitted_ms, partition, -1 if due_ms is None else due_ms, replay)
+                task_id, task, g, submitted_ms, partition, due_ms, replay, label = entries[index]
+                flat += (task_id, g, task if label is None else kind_of(task, label), submitted_ms, partition,
+                         -1 if due_ms is None else due_ms, replay)
             return call("submit", shard, flat)
 
         return self._letters([entry[0] for entry in entries], make, _DONE, timeout_s)
@@ -104,10 +106,11 @@ class ResultBackend:
     def _claim_call(self, partition: int, epoch: int, now_ms: int, shard: int, entries: Sequence[ClaimEntry]) -> bytes:
         flat: list[Any] = [partition, epoch, now_ms]
         any_expired = False
-        for task_id, n, g, task, submitted_ms, expires_ms, replay, offset in entries:
+        for task_id, n, g, task, submitted_ms, expires_ms, replay, offset, group in entries:
             expired = expires_ms is not None and expires_ms <= now_ms
             any_expired = any_expired or expired
-            flat += (task_id, n, g, task, submitted_ms, replay, 1 if expired else 0, offset)
+            flat += (task_id, n, g, task if group is None else kind_of(task, group), submitted_ms, replay,
+                     1 if expired else 0, offset)
         return call("claim", shard, flat, (_expired_error(),) if any_expired else ())
 
     def started(self, partition: int, epoch: int, entries: Sequence[tuple[str, int, int]], worker: str, *,
@@ -222,14 +225,16 @@ class ResultBackend:
 
     # ---- the status index -------------------------------------------------------------------------------------------
     def page(self, states: Sequence[str], types: Sequence[str] | None = None, after: str | None = None,
-             limit: int = 100, since_ms: int | None = None, until_ms: int | None = None, newest_first: bool = False, *,
-             timeout_s: float | None = None) -> tuple[list[tuple[str, str]], str | None]:
+             limit: int = 100, since_ms: int | None = None, until_ms: int | None = None, newest_first: bool = False,
+             group: str = "", *, timeout_s: float | None = None) -> tuple[list[tuple[str, str]], str | None]:
         """The next tasks shown in one of `states` (Q S P R OK KO CX), in order of submission; see StatusIndex.page."""
-        return self.index.page(states, types, after, limit, since_ms, until_ms, newest_first, timeout_s=timeout_s)
+        return self.index.page(states, types, after, limit, since_ms, until_ms, newest_first, group,
+                               timeout_s=timeout_s)
 
-    def counts(self, *, timeout_s: float | None = None) -> dict[str, int]:
-        """How many tasks are shown in each state."""
-        return self.index.counts(timeout_s=timeout_s)
+    def counts(self, types: Sequence[str] | None = None, group: str = "", *,
+               timeout_s: float | None = None) -> dict[str, int]:
+        """How many tasks are shown in each state: of a group, of some types, or in all."""
+        return self.index.counts(types, group, timeout_s=timeout_s)
 
     def expire(self, now_ms: int, ttl_s: float, committed: dict[int, int], limit: int = 1000, *,
                timeout_s: float | None = None) -> int:
@@ -312,9 +317,10 @@ def _finish_call(partition: int, epoch: int, worker: str, shard: int, entries: S
     flat: list[Any] = [partition, epoch, worker]
     values: list[bytes] = []
     for (task_id, n, g, task, submitted_ms, end, offset, started_ms, ended_ms, result, error, replay,
-         due_ms) in entries:
-        flat += (task_id, n, g, task, submitted_ms, STATE_NUMBER[end], offset, started_ms, ended_ms, replay,
-                 -1 if due_ms is None else due_ms, 1 if result else 0, 1 if error else 0)
+         due_ms, group) in entries:
+        flat += (task_id, n, g, task if group is None else kind_of(task, group), submitted_ms, STATE_NUMBER[end],
+                 offset, started_ms, ended_ms, replay, -1 if due_ms is None else due_ms, 1 if result else 0,
+                 1 if error else 0)
         if result:
             values.append(result)
         if error:

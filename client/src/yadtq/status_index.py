@@ -43,13 +43,13 @@ class StatusIndex:
 
     # ---- pages ------------------------------------------------------------------------------------------------------
     def page(self, states: Sequence[str], types: Sequence[str] | None, after: str | None, limit: int,
-             since_ms: int | None, until_ms: int | None, newest_first: bool, *,
+             since_ms: int | None, until_ms: int | None, newest_first: bool, group: str = "", *,
              timeout_s: float | None = None) -> tuple[list[tuple[str, str]], str | None]:
         """At most `limit` (1 to 10,000) tasks as (id, state), and a cursor for the next page, None at the end.
 
         The order is that of (submission time in ms, id). A page may be shorter than `limit` though more follow. A task
-        is listed at most once by a walk, also when it changes its state meanwhile. Raises ValueError for a cursor that
-        isn't one, or a state that isn't shown.
+        is listed at most once by a walk, also when it changes its state meanwhile. Of a group, tasks of all types are
+        listed. Raises ValueError for a cursor that isn't one, or a state that isn't shown.
         """
         unknown = [state for state in states if state not in SHOWN_STATES]
         if unknown:
@@ -58,7 +58,7 @@ class StatusIndex:
         score, last_id = (-1, "") if after is None else _parse_cursor(after)
         share = limit // SHARDS + _SLACK
         flat = (share, int(newest_first), str(since_ms or 0), str(_FOREVER_MS if until_ms is None else until_ms), score,
-                last_id, [STATE_NUMBER[state] for state in states], list(types or ()))
+                last_id, [STATE_NUMBER[state] for state in states], list(types or ()), group)
         replies = self._redis.run([call("page", shard, flat) for shard in range(SHARDS)], timeout_s)
         found: list[tuple[int, str, int]] = []
         bound: tuple[int, str] | None = None            # behind the last one of a full share other tasks may be missing
@@ -76,10 +76,12 @@ class StatusIndex:
         cursor = _cursor(found[-1][0], found[-1][1]) if more and found else None
         return [(task_id, STATES[state]) for _, task_id, state in found], cursor
 
-    def counts(self, *, timeout_s: float | None = None) -> dict[str, int]:
-        """How many tasks are shown in each state."""
+    def counts(self, types: Sequence[str] | None = None, group: str = "", *,
+               timeout_s: float | None = None) -> dict[str, int]:
+        """How many tasks are shown in each state: of a group, else of some types, else in all."""
         total = dict.fromkeys(SHOWN_STATES, 0)
-        for reply in self._redis.run([call("counts", shard, ()) for shard in range(SHARDS)], timeout_s):
+        flat = (group, list(types or ()))
+        for reply in self._redis.run([call("counts", shard, flat) for shard in range(SHARDS)], timeout_s):
             for state, number in zip(STATES[1:], reply, strict=True):
                 if state in total:
                     total[state] += number

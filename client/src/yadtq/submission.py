@@ -28,6 +28,7 @@ _ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _LONGEST_S = 1_000_000_000                                        # 31 years
 _MOST_RETRIES = 1_000_000
 _MAX_KEY_LENGTH = 1024                                            # characters
+MAX_GROUP_LENGTH = 200                                            # characters: it stands in every record of the group
 
 _names: dict[object, str] = {}
 
@@ -47,6 +48,7 @@ class TaskSpec(TypedDict, total=False):
     expires_s: float | None
     max_retries: int | None
     task_id: str | None
+    group: str | None
 
 
 ENTRY_KEYS = frozenset(TaskSpec.__annotations__)
@@ -68,7 +70,7 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     def entry(self) -> SubmitEntry:
         """What the result backend is told of it."""
         m = self.message
-        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition)
+        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition, None, m.replay, m.group)
 
     def stamped(self, clear_number: int) -> Prepared:
         """The same submission with another clear number (PROTOCOL: CLEARED, stamp anew and produce again)."""
@@ -95,11 +97,12 @@ class Preparer:
         """Check and encode one entry; raises InvalidTask or one of its kinds. Nothing has been sent by then."""
         keys = entry.keys()
         if keys <= _PLAIN_KEYS:
-            timing: dict[str, Any] = {}
+            rarer: dict[str, Any] = {}
             given_id = None
         else:
             _check_keys(entry)
-            timing = _timing(entry, stamp.now_ms)
+            rarer = _timing(entry, stamp.now_ms)
+            rarer["group"] = checked_group(entry.get("group"))
             given_id = _checked_id(entry.get("task_id"))
         if "task" not in keys:
             raise InvalidTask("a task needs a name: there is no 'task' in this entry")
@@ -113,7 +116,7 @@ class Preparer:
         record_key = _encoded_key(key) if key is not None else None
         task_id = given_id or new_task_id()
         message = TaskMessage(id=task_id, task=name, args=encoded, kwargs=encoded_kwargs, key=key,
-                              g=stamp.clear_numbers[shard_of(task_id)], submitted_ms=stamp.now_ms, **timing)
+                              g=stamp.clear_numbers[shard_of(task_id)], submitted_ms=stamp.now_ms, **rarer)
         value = encode_message(message)
         if len(value) > self._limit:
             raise PayloadTooLarge(f"the task {name!r} takes {len(value):,} bytes; the limit is {self._limit:,} bytes "
@@ -181,6 +184,15 @@ def _checked_id(task_id: object) -> str | None:
     if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
         raise InvalidTask(f"{task_id!r} is no task id: 1 to 128 letters, digits and . _ : @ / + = -")
     return task_id
+
+
+def checked_group(group: object) -> str | None:
+    """The label of a group as an application gave it; raises InvalidTask."""
+    if group is None:
+        return None
+    if not isinstance(group, str) or not 0 < len(group) <= MAX_GROUP_LENGTH or not group.isprintable():
+        raise InvalidTask(f"a group is a string of 1 to {MAX_GROUP_LENGTH} printable characters, not {group!r:.100}")
+    return group
 
 
 def _encoded_key(key: object) -> bytes:

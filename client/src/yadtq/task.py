@@ -233,3 +233,4 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     has_result: bool = False
     error: TaskError | None = None
+    group: str | None = None            # the label it was submitted with

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yadtq.errors import InvalidTask, YADTQError
-from yadtq.submission import Task, checked_name
+from yadtq.submission import Task, checked_group, checked_name
 from yadtq.task import STATES, TaskError, TaskRecord, TaskStatus, decode_error, status_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 PAGE_SIZE = 500
 _CODES = {status: code for code, status in STATES.items()}
 When = float | datetime | None      # a Unix time in seconds, or a datetime (naive: local time)
+
+
+class Selection(NamedTuple):
+    """Which tasks are meant, checked and in the index's own terms."""
+
+    codes: list[str]                # of the states
+    types: list[str] | None         # None: all
+    group: str                      # "": all, and those of no group
+    since_ms: int | None
+    until_ms: int | None
+
+    def admits(self, task: str) -> bool:
+        """Is a task that the index has given of a type that is meant? With a group, the index doesn't look at that."""
+        return not self.group or self.types is None or task in self.types
+
+
+def selection(states: Collection[TaskStatus] | None, task: Task | Sequence[Task] | None, group: str | None,
+              since: When, until: When) -> Selection:
+    """A selection from what an application gave; raises InvalidTask."""
+    try:
+        codes = list(_CODES.values()) if states is None else [_CODES[TaskStatus(one)] for one in states]
+    except ValueError as error:
+        raise InvalidTask(f"{error}: the states are {', '.join(TaskStatus)}") from None
+    return Selection(codes, _task_types(task), checked_group(group) or "", unix_ms(since), unix_ms(until))
 
 
 class TasksQuery:
@@ -38,37 +62,41 @@ class TasksQuery:
 
     def records(
         self, states: Collection[TaskStatus] | None, task: Task | Sequence[Task] | None, since: When, until: When, *,
-        newest_first: bool, page_size: int = PAGE_SIZE,
+        newest_first: bool, page_size: int = PAGE_SIZE, group: str | None = None,
     ) -> Iterator[TaskRecord]:
         """Check the arguments now, and return the iterator over the matching records."""
-        codes = list(_CODES.values()) if states is None else [_CODES[TaskStatus(one)] for one in states]
-        types = _task_types(task)
-        since_ms, until_ms = unix_ms(since), unix_ms(until)
+        chosen = selection(states, task, group, since, until)
         if page_size < 1:
             raise InvalidTask(f"page_size must be 1 or more, not {page_size}")
-        return self._pages(codes, types, since_ms, until_ms, newest_first, page_size)
+        return self._pages(chosen, newest_first, page_size)
 
-    def _pages(
-        self, codes: list[str], types: list[str] | None, since_ms: int | None, until_ms: int | None,
-        newest_first: bool, page_size: int,
-    ) -> Iterator[TaskRecord]:
-        backend = self._connections.backend
+    def _pages(self, chosen: Selection, newest_first: bool, page_size: int) -> Iterator[TaskRecord]:
+        for page in self.pages(chosen, newest_first=newest_first, page_size=page_size):
+            for task_id, raw in zip(page, self._connections.backend.read(page, values=False), strict=True):
+                shown = None if raw is None else shown_record(task_id, raw)
+                if shown is not None and chosen.admits(shown.task):     # None: it went between the two questions
+                    yield shown
+
+    def pages(self, chosen: Selection, *, newest_first: bool, page_size: int) -> Iterator[list[str]]:
+        """The ids that the index has for a selection, none of the pages empty. Of a group and some types: the group's,
+        since there is no index of both."""
+        codes, types, group, since_ms, until_ms = chosen
         cursor: str | None = None
         while True:
-            page, cursor = backend.page(codes, types, cursor, page_size, since_ms, until_ms, newest_first)
-            ids = [task_id for task_id, _ in page]
-            if ids:
-                for task_id, raw in zip(ids, backend.read(ids, values=False), strict=True):
-                    shown = None if raw is None else shown_record(task_id, raw)
-                    if shown is not None:           # else it went between the two questions
-                        yield shown
+            page, cursor = self._connections.backend.page(codes, types, cursor, page_size, since_ms, until_ms,
+                                                          newest_first, group)
+            if page:
+                yield [task_id for task_id, _ in page]
             if cursor is None:
                 return
 
-    def counts(self) -> dict[TaskStatus, int]:
+    def counts(self, task: Task | Sequence[Task] | None = None, group: str | None = None) -> dict[TaskStatus, int]:
         """How many tasks there are, per state; every state is there."""
+        chosen = selection(None, task, group, None, None)
+        if chosen.types and chosen.group:
+            raise InvalidTask("tasks are counted by type or by group, not by both")
         found = dict.fromkeys(TaskStatus, 0)
-        for code, count in self._connections.backend.counts().items():
+        for code, count in self._connections.backend.counts(chosen.types, chosen.group).items():
             status = STATES.get(code)
             if status is not None:
                 found[status] += count
@@ -83,7 +111,7 @@ def shown_record(task_id: str, raw: TaskRecordRaw) -> TaskRecord | None:
     return TaskRecord(
         id=task_id, task=raw.task, status=status, attempt=raw.attempt, partition=raw.partition,
         submitted_ms=raw.submitted_ms, started_ms=raw.started_ms or None, ended_ms=raw.ended_ms or None,
-        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error))
+        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error), group=raw.group or None)
 
 
 def unix_ms(when: When) -> int | None:

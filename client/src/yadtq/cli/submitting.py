@@ -31,6 +31,7 @@ def complete_task(context: click.Context, parameter: click.Parameter, incomplete
 @click.option("--expires", "expires_s", type=float, metavar="S", help="Not started any more after so many seconds.")
 @click.option("--max-retries", type=int, metavar="N", help="How often a failed attempt is repeated.")
 @click.option("--task-id", metavar="ID", help="An id of your own: submitting it again is harmless.")
+@click.option("--group", metavar="LABEL", help="A label by which many tasks are found, counted and cancelled.")
 @click.option("--batch", type=click.File("rb"), metavar="FILE",
               help='Submit a batch: one JSON object a line, {"task": ..., "args": [...], ...}; - for standard input.')
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")

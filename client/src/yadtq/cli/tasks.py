@@ -56,23 +56,26 @@ def status(context: Context, /, ids: tuple[str, ...]) -> int:
 @click.option("--status", "statuses", multiple=True, type=click.Choice([one.value for one in TaskStatus],
                                                                        case_sensitive=False), help="Only these.")
 @click.option("--task", "names", multiple=True, help="Only these task types.")
+@click.option("--group", help="Only those submitted with this label.")
 @click.option("--since", metavar="WHEN", help="Submitted since: 15m, 2h, 1d (ago), a Unix time, or 2026-01-31T12:00.")
 @click.option("--until", metavar="WHEN", help="Submitted until.")
 @click.option("--oldest-first", is_flag=True, help="The oldest first, not the newest.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
-@click.option("--count", is_flag=True, help="Only how many there are in each state (all tasks).")
+@click.option("--count", is_flag=True, help="Only how many there are in each state: of a group, of types, of all.")
 @command
-def tasks(context: Context, /, statuses: tuple[str, ...], names: tuple[str, ...], since: str | None, until: str | None,
-          oldest_first: bool, limit: int, count: bool) -> None:
+def tasks(context: Context, /, statuses: tuple[str, ...], names: tuple[str, ...], group: str | None, since: str | None,
+          until: str | None, oldest_first: bool, limit: int, count: bool) -> None:
     """List tasks, the newest first.
 
     \b
     Examples:
       yadtq tasks --status FAILED --since 1h
-      yadtq tasks --count
+      yadtq tasks --group import-17 --count
     """
     if count:
-        counts = context.client.count_tasks()
+        if statuses or since or until:
+            raise click.UsageError("--count is by --group or by --task only")
+        counts = context.client.count_tasks(task=list(names) or None, group=group)
         if context.json:
             context.print_json({one.value: number for one, number in counts.items()})
             return
@@ -82,7 +85,7 @@ def tasks(context: Context, /, statuses: tuple[str, ...], names: tuple[str, ...]
     now_s = time.time()
     wanted = [TaskStatus(one.upper()) for one in statuses] or list(TaskStatus)
     records = list(islice(context.client.get_tasks_by_status(
-        wanted, task=list(names) or None, since=moment(since, now_s), until=moment(until, now_s),
+        wanted, task=list(names) or None, group=group, since=moment(since, now_s), until=moment(until, now_s),
         newest_first=not oldest_first, page_size=min(limit, 1000)), limit))
     if context.json:
         context.print_json([record_fields(record) for record in records])
@@ -146,16 +149,18 @@ def _confirmed(question: str) -> bool:
 def record_fields(record: TaskRecord) -> dict[str, Any]:
     """A record for machines."""
     return {
-        "id": record.id, "task": record.task, "status": record.status.value, "attempt": record.attempt,
-        "partition": record.partition, "worker": record.worker or None, "submitted": iso(record.submitted_ms),
-        "started": iso(record.started_ms), "ended": iso(record.ended_ms), "has_result": record.has_result,
+        "id": record.id, "task": record.task, "group": record.group, "status": record.status.value,
+        "attempt": record.attempt, "partition": record.partition, "worker": record.worker or None,
+        "submitted": iso(record.submitted_ms), "started": iso(record.started_ms), "ended": iso(record.ended_ms),
+        "has_result": record.has_result,
         "error": None if record.error is None else {"code": record.error.code, "message": record.error.message,
                                                     "type": record.error.error_type}}
 
 
 def _print_one(context: Context, record: TaskRecord) -> None:
     from rich.markup import escape
-    rows = [("id", record.id), ("task", record.task), ("status", _coloured(record.status)),
+    rows = [("id", record.id), ("task", record.task), ("group", escape(record.group or "")),
+            ("status", _coloured(record.status)),
             ("attempt", str(record.attempt + 1)), ("partition", str(record.partition)),
             ("worker", escape(record.worker)), ("submitted", when(record.submitted_ms)),
             ("started", when(record.started_ms)), ("ended", when(record.ended_ms))]
