@@ -1,4 +1,4 @@
-"""The wire format of dead letters and of marks: golden bytes, what is refused, what a mark covers."""
+"""The wire format of dead letters and of marks: golden bytes, and what is refused."""
 from __future__ import annotations
 
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from yadtq.dead_letter import (
     DeadLetterMark,
     DeadLetterMessage,
-    Life,
     decode_dead_letter,
     decode_mark,
     encode_dead_letter,
@@ -40,14 +39,14 @@ def test_what_is_no_dead_letter_is_refused(data: bytes, error: type[Exception]) 
 
 
 # ---- marks ----------------------------------------------------------------------------------------------------------
-MARK = DeadLetterMark(id="i", how="purged", offset=5, submitted_ms=7, replay=1, at_ms=9)
-MARK_GOLDEN = bytes.fromhex("98a4676f6e6501a169a670757267656405070109")
+MARK = DeadLetterMark(id="i", how="purged", offset=5, at_ms=9)
+MARK_GOLDEN = bytes.fromhex("96a4676f6e6501a169a67075726765640509")
 
 
 def test_golden_bytes_of_a_mark() -> None:
     assert encode_mark(MARK).hex() == MARK_GOLDEN.hex()
     assert decode_mark(MARK_GOLDEN) == MARK
-    assert decode_mark(b"\x99" + MARK_GOLDEN[1:] + b"\xa3new") == MARK
+    assert decode_mark(b"\x97" + MARK_GOLDEN[1:] + b"\xa3new") == MARK
 
 
 def test_marks_and_letters_are_told_apart() -> None:
@@ -56,24 +55,7 @@ def test_marks_and_letters_are_told_apart() -> None:
     assert not is_mark(b"")
     with pytest.raises(InvalidMessage):
         decode_dead_letter(MARK_GOLDEN)
-    for data in (GOLDEN, b"", b"\x98\xa4gone", MARK_GOLDEN.replace(b"gone\x01", b"gone\x02"),
+    for data in (GOLDEN, b"", b"\x96\xa4gone", MARK_GOLDEN.replace(b"gone\x01", b"gone\x02"),
                  MARK_GOLDEN.replace(b"purged", b"burned")):
         with pytest.raises(InvalidMessage):
             decode_mark(data)
-
-
-@pytest.mark.parametrize(("offset", "life", "covered"), [
-    (4, Life(99, 0), True), (5, Life(99, 9), True),         # up to its offset: whatever it is
-    (6, Life(7, 1), True),                                  # a copy of the same death that came later
-    (6, Life(7, 2), False),                                 # replayed, and dead again before the mark came
-    (6, Life(8, 1), False),                                 # the id was submitted anew
-    (6, Life(), False),                                     # no task
-])
-def test_what_a_mark_covers(offset: int, life: Life, covered: bool) -> None:
-    assert MARK.covers(offset, life) is covered
-
-
-def test_a_mark_of_what_was_no_task_covers_by_offset_alone() -> None:
-    mark = DeadLetterMark(id="0:7", how="purged", offset=5)
-    assert mark.covers(5, Life())
-    assert not mark.covers(6, Life())

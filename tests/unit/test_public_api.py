@@ -19,7 +19,9 @@ FRONTS = (YADTQClient, AsyncYADTQClient)
 
 
 def public(kind: type) -> dict[str, object]:
-    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+    """Its public members, those of its bases too, as far as they are ours."""
+    bases = [base for base in reversed(kind.__mro__) if base.__module__.startswith("yadtq")]
+    return {name: member for base in bases for name, member in vars(base).items() if not name.startswith("_")}
 
 
 def signature(function: object) -> inspect.Signature:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from yadtq.aio import AsyncWorkerMonitor, AsyncYADTQClient
     from yadtq.client import CancelAnswer, YADTQClient
     from yadtq.config import Settings
+    from yadtq.dead_letters import DeadLetter, ReplayReport
     from yadtq.errors import (
         ArgumentNotEncodable,
         BackendLost,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         BatchRefused,
         ClientClosed,
         ConfigurationError,
+        DeadLetterNotFound,
         InvalidTask,
         KafkaConnectionError,
         PayloadTooLarge,
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "CancelAnswer": "client", "ChangeKind": "monitor",
-    "Settings": "config", "TaskError": "task", "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
+    "DeadLetter": "dead_letters", "ReplayReport": "dead_letters", "Settings": "config", "TaskError": "task",
+    "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
     "TaskStatus": "task", "WorkerChange": "monitor", "WorkerHealth": "health", "WorkerMonitor": "monitor",
     "WorkersHealth": "health", "YADTQClient": "client", "task": "tasks",
 }
@@ -65,10 +68,13 @@ __all__ = [
     "ChangeKind",
     "ClientClosed",
     "ConfigurationError",
+    "DeadLetter",
+    "DeadLetterNotFound",
     "InvalidTask",
     "KafkaConnectionError",
     "PayloadTooLarge",
     "RedisConnectionError",
+    "ReplayReport",
     "ResultTimeout",
     "Settings",
     "TaskCancelled",

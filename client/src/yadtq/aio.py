@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from yadtq.aio_bridge import Batcher, LoopQueueSink, LoopSink, in_loop
+from yadtq.aio_dead_letters import AsyncDeadLetterMethods
 from yadtq.client import CancelAnswer, YADTQClient, checked_id
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
@@ -70,7 +71,7 @@ class AsyncWorkerMonitor:
         await self.stop()
 
 
-class AsyncYADTQClient:
+class AsyncYADTQClient(AsyncDeadLetterMethods):
     """The asyncio front of YADTQClient: the same methods and parameters, awaited.
 
     The constructor takes what YADTQClient takes, and never blocks: `async with` connects (unless `connect=False`), else

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from yadtq.clearing import clear_all_tasks
+from yadtq.client_dead_letters import DeadLetterMethods
 from yadtq.config import Settings
 from yadtq.connections import Connections, Opener, RealOpener
 from yadtq.errors import BatchRefused, ConfigurationError, InvalidTask, TaskSubmissionTimeout
@@ -44,7 +45,7 @@ class CancelAnswer(StrEnum):
     ENDED = "ENDED"             # it had ended before
 
 
-class YADTQClient:
+class YADTQClient(DeadLetterMethods):
     """A client of YADTQ: submits tasks and gets their results.
 
     `num_partitions` is how many partitions the task topic gets when it is created (default 4, or what the configuration

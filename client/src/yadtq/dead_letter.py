@@ -8,16 +8,19 @@ crash: who reads the topic takes the newest of an id. Clients write marks when t
 
 Why marks, on a topic that never deletes by itself, and not a compacted topic where a null value would do: a tombstone
 hides *everything* before it under its key. A task that was replayed may fail again before the tombstone of its first
-letter arrives, and its second letter would be gone unseen. A mark names what it removes: everything of the id up to one
-offset, and later copies of the same life (which a worker may publish after a crash), and nothing else. Nor does the
-cleaner of a compacted topic ask whether letters of two records that were no tasks have the same name. What lies below
-the oldest letter that is still there is deleted by whoever replays or purges (`yadtq.dead_letter_log`).
+letter arrives, and its second letter would be gone unseen. A mark names the letter that it removes, and removes nothing
+that came after that one. (Nor would the cleaner of a compacted topic ask whether two letters of one name tell of the
+same thing: what was no task is named by its place on the task topic, and that can be made anew.) What lies below the
+oldest letter that is still there is deleted by whoever replays or purges (`yadtq.dead_letter_log`), marks included.
+
+A copy of a letter that its worker's successor publishes after the mark is there again. That is harmless: replayed once
+more it gives the same replay count, which the claim knows already.
 
 Pure; never talks to Kafka.
 """
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -42,27 +45,14 @@ class DeadLetterMessage(msgspec.Struct, array_like=True, frozen=True, kw_only=Tr
     original: bytes = b""               # the record's value, as it was
 
 
-class Life(NamedTuple):
-    """Which life of an id a letter tells of: an id may be submitted anew when all about it is forgotten."""
-
-    submitted_ms: int = 0               # 0, 0: of what is no task
-    replay: int = 0
-
-
 class DeadLetterMark(msgspec.Struct, array_like=True, frozen=True, kw_only=True, tag="gone"):
     """Letters of one id are gone. Begins with its tag, where a letter has its version; its record's key is the id."""
 
     v: int = WIRE_VERSION
     id: str
     how: Literal["replayed", "purged"]
-    offset: int                         # on the dead-letter topic: all letters of the id up to here are gone ...
-    submitted_ms: int = 0               # ... and later ones of this life
-    replay: int = 0
+    offset: int                         # on the dead-letter topic: all letters of the id up to here are gone
     at_ms: int = 0                      # when, Unix time
-
-    def covers(self, offset: int, life: Life) -> bool:
-        """Whether a letter of the mark's id is gone."""
-        return offset <= self.offset or (life.submitted_ms > 0 and life == (self.submitted_ms, self.replay))
 
 
 _decoder = msgspec.msgpack.Decoder(DeadLetterMessage)

@@ -188,6 +188,12 @@ class TaskNotFound(YADTQError, LookupError):
     code = "TASK_NOT_FOUND"
 
 
+class DeadLetterNotFound(YADTQError, LookupError):
+    """There is no dead letter of this id: it never died, or its letter was replayed or purged."""
+
+    code = "DEAD_LETTER_NOT_FOUND"
+
+
 class ResultTimeout(YADTQError, TimeoutError):
     """The task had not ended when the time to wait for it was over; it goes on."""
 

@@ -36,6 +36,7 @@ class _Record:
     result: bytes = b""
     error: bytes = b""
     group: str = ""
+    replay: int = 0
     waiters: set[str] = field(default_factory=set)
 
     def seen_as(self) -> str:
@@ -49,7 +50,7 @@ class _Record:
             cancel_asked=self.cancel_asked, g=self.g, task=self.task, submitted_ms=self.submitted_ms,
             started_ms=self.started_ms, ended_ms=self.ended_ms, offset=self.offset, worker=self.worker,
             shown=self.shown, result=self.result or None, error=self.error or None, has_result=bool(self.result),
-            expired=False, due_ms=None, replay=0, seen=0, lone=0, apart=False, waiters=tuple(self.waiters),
+            expired=False, due_ms=None, replay=self.replay, seen=0, lone=0, apart=False, waiters=tuple(self.waiters),
             group=self.group)
 
 
@@ -98,11 +99,17 @@ class MemoryBackend:
     def _submit(self, entry: SubmitEntry) -> str:
         if entry.g < self._clear[shard_of(entry.id)]:
             return "CLEARED"
-        record = self._live(entry.id)
+        record, waiters = self._of_this_life(entry.id, entry.replay)
         if record is None or record.state == "X":
             self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, entry.partition,
-                                              cancel_asked=record is not None, group=entry.group or "")
+                                              cancel_asked=record is not None, group=entry.group or "",
+                                              replay=entry.replay, waiters=waiters)
         return "DONE"
+
+    def _of_this_life(self, task_id: str, replay: int) -> tuple[_Record | None, set[str]]:
+        """A task's record; one of fewer replays counts as missing, but who waits for it waits on."""
+        record = self._live(task_id)
+        return (None, record.waiters) if record is not None and record.replay < replay else (record, set())
 
     def claim(self, partition: int, epoch: int, entries: Sequence[ClaimEntry], now_ms: int, *,
               timeout_s: float | None = None) -> list[Claim]:
@@ -113,12 +120,13 @@ class MemoryBackend:
     def _claim(self, partition: int, entry: ClaimEntry, now_ms: int) -> Claim:
         if entry.g < self._clear[shard_of(entry.id)]:
             return Claim("CLEARED")
-        record = self._live(entry.id)
+        record, waiters = self._of_this_life(entry.id, entry.replay)
         if record is None:
             record = self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, partition,
-                                                       group=entry.group or "")
-        if record.state in ENDED:
-            settled = record.attempt == entry.n or record.state == "CX"
+                                                       group=entry.group or "", replay=entry.replay,
+                                                       waiters=waiters)
+        if record.state in ENDED or record.replay > entry.replay:
+            settled = record.replay == entry.replay and (record.attempt == entry.n or record.state == "CX")
             return Claim("SETTLE", state=record.state) if settled else Claim("SKIP")
         if entry.n < record.attempt or (record.state == "P" and record.attempt == entry.n):
             return Claim("SKIP")                        # retried meanwhile, or a second copy
@@ -161,7 +169,7 @@ class MemoryBackend:
         if entry.g < self._clear[shard_of(entry.id)]:
             return "CLEARED"
         record = self._live(entry.id)
-        if record is None or record.state in ENDED or entry.n < record.attempt:
+        if record is None or record.replay != entry.replay or record.state in ENDED or entry.n < record.attempt:
             return "LATE"
         record.worker, record.started_ms, record.offset = worker, entry.started_ms, entry.offset
         if entry.end == "R" and not record.cancel_asked:

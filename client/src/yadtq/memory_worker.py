@@ -19,11 +19,27 @@ import msgspec
 
 from yadtq.codec import decode, encode
 from yadtq.config import Settings
-from yadtq.errors import ArgumentNotEncodable, OffsetOutOfRange, ResultNotEncodable, TaskNotRegistered, YADTQError
+from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
+from yadtq.errors import (
+    ArgumentNotEncodable,
+    InvalidMessage,
+    OffsetOutOfRange,
+    ResultNotEncodable,
+    TaskNotRegistered,
+    YADTQError,
+)
 from yadtq.heartbeat import Heartbeat, encode_heartbeat
 from yadtq.memory_backend import MemoryBackend
 from yadtq.records import ClaimEntry, FinishEntry
-from yadtq.task import TaskError, TaskMessage, decode_message, encode_error, encode_message, from_exception
+from yadtq.task import (
+    TaskError,
+    TaskMessage,
+    decode_error,
+    decode_message,
+    encode_error,
+    encode_message,
+    from_exception,
+)
 from yadtq.tasks import TaskType, refused_arguments
 from yadtq.transport.memory import MemoryAdmin, MemoryConsumer, MemoryProducer
 
@@ -115,10 +131,14 @@ class MemoryWorker:
 
     # ---- one task ---------------------------------------------------------------------------------------------------
     def _work(self, record: Record) -> None:
-        message = decode_message(record.value)
+        try:
+            message = decode_message(record.value)
+        except InvalidMessage as refusal:
+            self._give_up(record, f"{record.partition}:{record.offset}", "", refusal.code, refusal.message, b"")
+            return
         claim = self._backend.claim(record.partition, EPOCH, [ClaimEntry(
             message.id, message.n, message.g, message.task, message.submitted_ms, message.expires_ms,
-            group=message.group)], _now_ms())[0]
+            message.replay, group=message.group)], _now_ms())[0]
         if claim.answer != "RUN":
             return
         started_ms = _now_ms()
@@ -129,7 +149,10 @@ class MemoryWorker:
         self._beat("RUNNING")
         self._backend.finish(record.partition, EPOCH, [FinishEntry(
             message.id, message.n, message.g, message.task, message.submitted_ms, end, record.offset, started_ms,
-            _now_ms(), result, error)], WORKER_ID)
+            _now_ms(), result, error, message.replay)], WORKER_ID)
+        if end == "KO" and message.n > 0:               # its retries did not help
+            failure = decode_error(error)
+            self._give_up(record, message.id, message.task, failure.code, failure.message, error)
         if end == "R":
             again = msgspec.structs.replace(message, n=message.n + 1)
             self._send(self._settings.kafka_task_topic, record.partition, encode_message(again), record.key)
@@ -166,6 +189,12 @@ class MemoryWorker:
         wanted = not task_type.retry_on or isinstance(raised, task_type.retry_on)
         end = "R" if message.n < retries and wanted else "KO"
         return end, b"", encode_error(from_exception(raised))
+
+    def _give_up(self, record: Record, task_id: str, task: str, code: str, message: str, error: bytes) -> None:
+        letter = DeadLetterMessage(
+            id=task_id, task=task, code=code, message=message, partition=record.partition, offset=record.offset,
+            worker=WORKER_ID, dead_ms=_now_ms(), error=error, original=record.value)
+        self._send(self._settings.kafka_dead_letter_topic, 0, encode_dead_letter(letter), task_id.encode())
 
     # ---- what it tells ----------------------------------------------------------------------------------------------
     def _beat(self, state: str, message: TaskMessage | None = None, since_ms: int = 0) -> None:

@@ -1,7 +1,7 @@
 """Gets prepared submissions into Kafka and their records into Redis, both at once, and says what became of each.
 
 Owns the pipelining of one client: a batch is cut into chunks; each chunk is handed to the transport and, while Kafka
-replicates it, written to Redis; a few chunks are under way at a time. Runs in the thread that submits, except `_Acks`,
+replicates it, written to Redis; a few chunks are under way at a time. Runs in the thread that submits, except `Acks`,
 which the transport's thread calls. It never gives up in silence: what was confirmed, refused, not sent, and what nobody
 knows is told apart in the error.
 """
@@ -40,7 +40,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 REFUSALS = (InvalidTask, KafkaRefused, UnknownTopic)    # Kafka answered that it takes no such record: never written
 
 
-class _Acks:
+class Acks:
     """Kafka's answers to one chunk; called by the transport's thread, once a record."""
 
     __slots__ = ("_latch", "_left", "errors")
@@ -52,6 +52,7 @@ class _Acks:
         self._latch.acquire()
 
     def __call__(self, index: int, offset: int, error: YADTQError | None) -> None:
+        """One answer."""
         if error is not None:
             self.errors[index] = error
         self._left -= 1
@@ -111,7 +112,7 @@ class _Run:
     def __init__(self, connections: Connections, timeout_s: float) -> None:
         self._connections, self._timeout_s = connections, timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._window: deque[tuple[Sequence[Prepared], _Acks]] = deque()
+        self._window: deque[tuple[Sequence[Prepared], Acks]] = deque()
         self.cleared: list[Prepared] = []
         self.unknown: dict[str, YADTQError | None] = {}     # by id: why nobody knows
         self.refused: dict[str, YADTQError] = {}            # by id: Kafka will never take it
@@ -136,7 +137,7 @@ class _Run:
     def _send(self, chunk: Sequence[Prepared]) -> bool:
         """Hand a chunk to the transport, waiting while its backlog is full. False: it did not take it."""
         pause_s = FIRST_PAUSE_S
-        acks = _Acks(len(chunk))
+        acks = Acks(len(chunk))
         items = [(one.partition, one.value, one.key) for one in chunk]
         while True:
             try:

@@ -43,7 +43,7 @@ def selection(states: Collection[TaskStatus] | None, task: Task | Sequence[Task]
         codes = list(_CODES.values()) if states is None else [_CODES[TaskStatus(one)] for one in states]
     except ValueError as error:
         raise InvalidTask(f"{error}: the states are {', '.join(TaskStatus)}") from None
-    return Selection(codes, _task_types(task), checked_group(group) or "", unix_ms(since), unix_ms(until))
+    return Selection(codes, task_types(task), checked_group(group) or "", unix_ms(since), unix_ms(until))
 
 
 class TasksQuery:
@@ -125,7 +125,8 @@ def unix_ms(when: When) -> int | None:
     raise InvalidTask(f"a time is a datetime or a Unix time in seconds, not {when!r}")
 
 
-def _task_types(task: Task | Sequence[Task] | None) -> list[str] | None:
+def task_types(task: Task | Sequence[Task] | None) -> list[str] | None:
+    """The names of task types that were given as a filter, one or several; None: all."""
     if task is None:
         return None
     if isinstance(task, str) or callable(task):

@@ -12,7 +12,8 @@
             assert client.get_result(client.submit_task(double, [21]), timeout=5) == 42
 
 Owns what puts the two together. No Kafka and no Redis; arguments and results go through the real encoding, errors are
-the real ones, and so are the states. What it does not have: time-outs of tasks, isolation, crashes, other hosts.
+the real ones, and so are the states; a task whose retries did not help becomes a dead letter. What it does not have:
+time-outs of tasks, isolation, crashes, other hosts.
 """
 from __future__ import annotations
 
