@@ -21,7 +21,6 @@ from yadtq.config import Settings
 from yadtq.dead_letter import (
     DeadLetterMark,
     DeadLetterMessage,
-    Life,
     decode_dead_letter,
     decode_mark,
     encode_dead_letter,
@@ -130,7 +129,6 @@ def dead_letter(data: bytes) -> None:
         if is_mark(data):
             mark = decode_mark(data)
             assert decode_mark(encode_mark(mark)) == mark
-            mark.covers(0, Life())
         found = decode_dead_letter(data)
     except InvalidMessage:
         return
@@ -259,7 +257,7 @@ TARGETS: dict[str, Target] = {
     "dead_letter": Target(dead_letter, (encode_dead_letter(DeadLetterMessage(
         id=ID, code="TASK_CRASHED", message="m", partition=0, offset=1, worker="h/w0", dead_ms=NOW_MS,
         error=encode_error(TaskError("TASK_CRASHED", "m")), original=encode_message(MESSAGE))),
-        encode_mark(DeadLetterMark(id=ID, how="replayed", offset=3, submitted_ms=NOW_MS)))),
+        encode_mark(DeadLetterMark(id=ID, how="replayed", offset=3, at_ms=NOW_MS)))),
     "delayed": Target(delayed, (encode_delayed(DelayedTask(due_ms=NOW_MS, partition=1, key=b"k",
                                                            value=encode_message(MESSAGE))),)),
     "heartbeat": Target(heartbeat, (encode_heartbeat(Heartbeat(
