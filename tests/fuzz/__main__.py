@@ -60,7 +60,7 @@ def _guided(name: str, seconds: float) -> bytes | None:
     command = [sys.executable, "-m", "tests.fuzz.guided", name, str(folder), str(int(seconds))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
                           timeout=seconds + START_S)
-    tries = [line.split(":")[1].strip() for line in done.stderr.splitlines() if "number_of_executed_units" in line]
+    tries = [line.rpartition(":")[2].strip() for line in done.stderr.splitlines() if "number_of_executed_units" in line]
     print(f"{name}: {tries[0] if tries else 'no'} tries in {seconds:.0f} s, guided by coverage", flush=True)
     new = [file for file in set(folder.glob("*-*")) - before if not file.name.startswith("seed-")]
     if done.returncode == 0 and not new:

@@ -20,6 +20,8 @@ PREFIX = "YADTQ_"
 NOT_OPTIONS = frozenset({"YADTQ_CONFIG"})               # variables that mean something, but set no option
 NOT_OPTION_PREFIXES = ("YADTQ_TEST_", "YADTQ_SETUP_")   # of the test suite and of setup.sh
 PASSWORDS = ("kafka_sasl_password", "redis_password")   # each may come from NAME_file or from a systemd credential
+MAX_BYTES = 65_536                                      # of the file: every option with a comment takes a quarter of it
+_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 MAX_SECRET_BYTES = 4096                                 # a password file that is larger is something else
 MASK = "********"
 
@@ -78,20 +80,14 @@ def _contradictions(reader: _Reader) -> list[str]:
 
 # ---- sources --------------------------------------------------------------------------------------------------------
 def _file(reader: _Reader, path: str) -> None:
-    try:
-        with open(path, "rb") as stream:
-            text = stream.read().decode()
-    except OSError as error:
-        reader.mistakes.append(f"{path}: can't be read: {error.strerror}")
-        return
-    except UnicodeDecodeError as error:
-        reader.mistakes.append(f"{path}: is no UTF-8 text (byte {error.start})")
-        return
+    text = _text(reader, path)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
-        reader.mistakes.append(f"{path}:{line[1] if line else len(text.splitlines())}: is no valid TOML: {error}")
+    except (ValueError, RecursionError) as error:           # ValueError: a number with thousands of digits, too
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        line = re.search(r"at line (\d+)", why)
+        reader.mistakes.append(f"{path}:{line[1] if line else len(text.splitlines())}: is no valid TOML: {why}"
+                               f"{_meant(text, int(line[1]) if line else 0)}")
         return
     lines = key_lines(text)
     for name, value in table.items():
@@ -102,6 +98,41 @@ def _file(reader: _Reader, path: str) -> None:
             reader.unknown(name, origin)
         else:
             reader.take(1, name, value, origin)
+
+
+def _text(reader: _Reader, path: str) -> str:
+    """The file's text; empty, and a mistake more, when it can't be one of ours."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reader.mistakes.append(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}")
+        return ""
+    if len(data) > MAX_BYTES:
+        reader.mistakes.append(f"{path}: is larger than {MAX_BYTES:,} bytes: this is no configuration of yadtq")
+        return ""
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark):
+            reader.mistakes.append(f"{path}:1: begins with the byte order mark of {encoding}; save it as plain UTF-8, "
+                                   "without a mark")
+            return ""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reader.mistakes.append(f"{path}:{line}: is no UTF-8 text (byte {error.start}); save it as UTF-8")
+        return ""
+
+
+def _meant(text: str, line: int) -> str:
+    """What was probably meant by a line that is no TOML."""
+    shown = text.splitlines()[line - 1].strip() if 0 < line <= len(text.splitlines()) else ""
+    if match := re.match(r"([A-Za-z_]\w*)\s*(=|:)\s*([^\s\[{\"'#][^#]*)", shown):
+        name, value = match[1], match[3].strip()
+        if match[2] == ":" or re.fullmatch(r"[^\"]*[A-Za-z/][^\"]*", value):
+            number = re.fullmatch(r"[0-9.]+|true|false", value)
+            return f"; write {name} = {value if number else toml(value)}"
+    return ""
 
 
 def _flat(section: str, table: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
+_FARTHEST = 10**100     # what is beyond is out of every range, and not shown
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")    # would end up in ids, logs and what systemd is told
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")     # Kafka's rule for topic names and, by our choice, for groups
 
 
@@ -47,6 +49,9 @@ class Option:
         Raises ValueError whose message says what is wrong and what would be right.
         """
         converted = self._from_text(cast(str, value)) if text else self._from_value(value)
+        for text_ in (converted,) if isinstance(converted, str) else converted if isinstance(converted, tuple) else ():
+            if isinstance(text_, str) and (found := _CONTROL.search(text_)):
+                raise ValueError(f"it has a control character in it, {found[0]!r}")
         if self.choices:
             return self._choose(cast(str, converted))
         if self.type in (int, float):
@@ -62,25 +67,25 @@ class Option:
         stripped = text.strip()
         if self.type is bool:
             if stripped.lower() not in _TRUE | _FALSE:
-                raise ValueError(f"{text!r} is neither true nor false")
+                raise ValueError(f"{text!r:.200} is neither true nor false")
             return stripped.lower() in _TRUE
         if self.type in (int, float):
             try:
                 return self.type(stripped)
             except ValueError:
-                raise ValueError(f"{text!r} is no {self._kind()}{self._hint(stripped)}") from None
+                raise ValueError(f"{text!r:.200} is no {self._kind()}{self._hint(stripped)}") from None
         if self.type is tuple:
             parts = [part.strip() for part in stripped.split(",") if part.strip()]
             try:
                 return tuple(int(p) for p in parts) if self.name == "partitions" else tuple(parts)
             except ValueError:
-                raise ValueError(f"{text!r} is no list of numbers; write such as 0,1,2") from None
+                raise ValueError(f"{text!r:.200} is no list of numbers; write such as 0,1,2") from None
         return text
 
     def _from_value(self, value: object) -> Any:
         wanted = self.type
         if wanted is float and type(value) in (int, float):
-            return float(cast(float, value))
+            return value if type(value) is int and abs(value) > _FARTHEST else float(cast(float, value))
         if wanted is tuple and isinstance(value, (list, tuple)):
             inner = int if self.name == "partitions" else str
             if all(type(item) is inner for item in value):
@@ -89,7 +94,7 @@ class Option:
             return value
         elif self.name == "kafka_servers" and isinstance(value, (list, tuple)) and all(type(v) is str for v in value):
             return ",".join(value)
-        shown = "a secret" if self.secret else repr(value)
+        shown = "a secret" if self.secret else f"{value!r:.200}"
         raise ValueError(f"{shown} is no {self._kind()}{self._hint(value)}")
 
     def _kind(self) -> str:
@@ -101,14 +106,14 @@ class Option:
     def _hint(self, value: object) -> str:
         """How the value was probably meant: `"10s"` and `"10"` where a number belongs."""
         if self.type in (int, float) and isinstance(value, str):
-            number = re.match(r"\s*(\d+(?:\.\d+)?)", value)
+            number = re.match(r"\s*(\d{1,20}(?:\.\d{1,20})?)\D*\Z", value)
             if number:
                 unit = f" ({_UNITS.get(self.unit, self.unit)})" if self.unit else ""
                 return f"; write {number[1]}{unit}"
         return ""
 
     def _bound(self, number: float) -> None:
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{number} is no finite number")
         if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
             raise ValueError(f"{_number(number)} is out of range; allowed: {self.allowed}")
@@ -117,14 +122,18 @@ class Option:
         for choice in self.choices:
             if text.strip().lower() == choice.lower():
                 return choice
-        raise ValueError(f"{text!r} is unknown; allowed: {self.allowed}")
+        raise ValueError(f"{text!r:.200} is unknown; allowed: {self.allowed}")
 
 
 _UNITS = {"s": "seconds", "ms": "milliseconds"}
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else str(int(value)) if value == int(value) else str(value)
+    if value is None:
+        return ""
+    if abs(value) > _FARTHEST:
+        return "a number with so many digits"
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def option(default: T, doc: str, *, used_by: str, unit: str = "", low: float | None = None, high: float | None = None,
@@ -154,7 +163,7 @@ def topic_name(text: str) -> str | None:
     """What is wrong with a topic's or group's name."""
     if _TOPIC.match(text) and text not in (".", ".."):
         return None
-    return f"{text!r} is no valid name: 1 to 249 of the characters A-Z a-z 0-9 . _ -"
+    return f"{text!r:.200} is no valid name: 1 to 249 of the characters A-Z a-z 0-9 . _ -"
 
 
 def servers(text: str) -> str | None:
