@@ -8,8 +8,7 @@ Number 0 is "no record".
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.model import operations
 from tests.model.operations import End, Message, Outcome, Record, Shard, Token
@@ -17,6 +16,7 @@ from tests.model.rules import ALL, Rules
 
 NONE = 0
 KIND = "model"                      # every task's type
+NOBODY = Token(0, 0)                # calls the operations that need no token
 
 
 class Copy(NamedTuple):
@@ -28,8 +28,19 @@ class Copy(NamedTuple):
     life: int = 0
 
 
+class Call(NamedTuple):
+    """An operation on a record: what was there before, and what it was called with."""
+
+    operation: str
+    record: int
+    gen: int
+    fence: int
+    token: Token
+    arguments: tuple[Any, ...]
+
+
 class Answer(NamedTuple):
-    """What came of an operation: the record's number, the partition's fence, the word."""
+    """What came of it: the record's number, the partition's fence, the word."""
 
     record: int
     fence: int
@@ -37,13 +48,14 @@ class Answer(NamedTuple):
 
 
 class Book:
-    """All records that were ever seen in one search."""
+    """All records that were ever seen in one search, and all calls. `made`, when a list, gets what is called."""
 
     def __init__(self, rules: Rules = ALL) -> None:
         self.rules = rules
         self.records: list[Record | None] = [None]
+        self.calls: dict[Call, Answer] = {}
+        self.made: list[Call] | None = None
         self._numbers: dict[Record | None, int] = {None: NONE}
-        self._known: dict[tuple[object, ...], Answer] = {}
 
     def number(self, record: Record | None) -> int:
         """The number of a record, which is given to it now if it has none."""
@@ -53,76 +65,55 @@ class Book:
             self.records.append(record)
         return known
 
-    # ---- operations: the numbers of before, the answer --------------------------------------------------------------
-    def submit(self, number: int, gen: int, g: int, *, late: bool = False, life: int = 0) -> Answer:
-        def act(shard: Shard, old: Record | None) -> Outcome:
-            return self.on_submit(shard, old, g, late=late, life=life)
-
-        return self._remember(("submit", number, gen, g, late, life), number, gen, None, 0, act)
-
-    def claim(self, number: int, gen: int, fence: int, token: Token, copy: Copy, offset: int, *,
-              expired: bool = False) -> Answer:
-        def act(shard: Shard, old: Record | None) -> Outcome:
-            return self.on_claim(shard, old, token, message(copy, offset, expired=expired))
-
-        return self._remember(("claim", number, gen, fence, token, copy, offset, expired), number, gen, token, fence,
-                              act)
-
-    def finish(self, number: int, gen: int, fence: int, token: Token, copy: Copy, offset: int, how: str) -> Answer:
-        def act(shard: Shard, old: Record | None) -> Outcome:
-            return self.on_finish(shard, old, token, message(copy, offset), end(how, token))
-
-        return self._remember(("finish", number, gen, fence, token, copy, offset, how), number, gen, token, fence, act)
-
-    def lone(self, number: int, fence: int, token: Token, n: int, what: str) -> Answer:
-        def act(shard: Shard, old: Record | None) -> Outcome:
-            return operations.lone(shard, old, token, n, what)
-
-        return self._remember(("lone", number, fence, token, n, what), number, 0, token, fence, act)
-
-    def cancel(self, number: int, gen: int) -> Answer:
-        return self._remember(("cancel", number, gen), number, gen, None, 0, self.on_cancel)
-
-    def expire(self, number: int, gen: int, committed: tuple[int, ...]) -> Answer:
-        def act(shard: Shard, old: Record | None) -> Outcome:
-            return operations.expire(shard, old, 0, dict(enumerate(committed)))
-
-        return self._remember(("expire", number, gen, committed), number, gen, None, 0, act)
-
     def live(self, number: int, gen: int) -> Record | None:
         """The record, if clear_all_tasks has not passed over it."""
         record = self.records[number]
         return record if record is None or record.g >= gen or not self.rules.clear_number else None
 
-    def _remember(self, key: tuple[object, ...], number: int, gen: int, token: Token | None, fence: int,
-                  act: Callable[[Shard, Record | None], Outcome]) -> Answer:
-        known = self._known.get(key)
+    # ---- operations -------------------------------------------------------------------------------------------------
+    def submit(self, number: int, gen: int, g: int, *, late: bool = False, life: int = 0) -> Answer:
+        return self._call("submit", number, gen, 0, NOBODY, g, late, life)
+
+    def claim(self, number: int, gen: int, fence: int, token: Token, copy: Copy, offset: int, *,
+              expired: bool = False) -> Answer:
+        m = Message(copy.n, copy.g, KIND, 0, copy.life, expired, offset)
+        return self._call("claim", number, gen, fence, token, m)
+
+    def finish(self, number: int, gen: int, fence: int, token: Token, copy: Copy, offset: int, how: str) -> Answer:
+        m = Message(copy.n, copy.g, KIND, 0, copy.life, False, offset)
+        # the result names the epoch that found it, so that two results can be told apart
+        end = End(how, 0, 0, r=b"%d" % token.e if how == "OK" else b"", w="")
+        return self._call("finish", number, gen, fence, token, m, end)
+
+    def lone(self, number: int, fence: int, token: Token, n: int, what: str) -> Answer:
+        return self._call("lone", number, 0, fence, token, n, what)
+
+    def cancel(self, number: int, gen: int) -> Answer:
+        return self._call("cancel", number, gen, 0, NOBODY)
+
+    def expire(self, number: int, gen: int, committed: tuple[int, ...]) -> Answer:
+        return self._call("expire", number, gen, 0, NOBODY, committed)
+
+    def _call(self, operation: str, number: int, gen: int, fence: int, token: Token, *arguments: Any) -> Answer:
+        call = Call(operation, number, gen, fence, token, arguments)
+        if self.made is not None:
+            self.made.append(call)
+        known = self.calls.get(call)
         if known is None:
-            shard = Shard(gen, {token.p: fence} if token is not None else {})
-            record, word = act(shard, self.records[number])
-            after = shard.fences.get(token.p, fence) if token is not None else fence
-            known = self._known[key] = Answer(self.number(record), after, word)
+            shard = Shard(gen, {token.p: fence})
+            record, word = self.act(operation, shard, self.records[number], token, *arguments)
+            known = self.calls[call] = Answer(self.number(record), shard.fences.get(token.p, 0), word)
         return known
 
-    # ---- the specification; tests/model/spoiled.py puts other things in its place ------------------------------------
-    def on_submit(self, shard: Shard, old: Record | None, g: int, *, late: bool, life: int) -> Outcome:
-        return operations.submit(shard, old, g, KIND, 0, 0, late=late, replay=life)
-
-    def on_claim(self, shard: Shard, old: Record | None, token: Token, m: Message) -> Outcome:
-        return operations.claim(shard, old, token, m)
-
-    def on_finish(self, shard: Shard, old: Record | None, token: Token, m: Message, ended: End) -> Outcome:
-        return operations.finish(shard, old, token, m, ended)
-
-    def on_cancel(self, shard: Shard, old: Record | None) -> Outcome:
-        return operations.cancel(shard, old)
-
-
-def message(copy: Copy, offset: int, *, expired: bool = False) -> Message:
-    """What the worker that fetched this copy asks with."""
-    return Message(copy.n, copy.g, KIND, 0, copy.life, expired, offset)
-
-
-def end(how: str, token: Token) -> End:
-    """How an attempt ended; the result names the epoch that found it, so that two results can be told apart."""
-    return End(how, 0, 0, r=b"%d" % token.e if how == "OK" else b"", w="")
+    def act(self, operation: str, shard: Shard, old: Record | None, token: Token, *arguments: Any) -> Outcome:
+        """The specification; tests/model/spoiled.py puts other things in its place."""
+        if operation == "submit":
+            g, late, life = arguments
+            return operations.submit(shard, old, g, KIND, 0, 0, late=late, replay=life)
+        if operation == "cancel":
+            return operations.cancel(shard, old)
+        if operation == "expire":
+            return operations.expire(shard, old, 0, dict(enumerate(arguments[0])))
+        act: Any = getattr(operations, operation)
+        outcome: Outcome = act(shard, old, token, *arguments)
+        return outcome

@@ -17,12 +17,14 @@ that has acknowledged is the same. The look at the lease is exact here; a freeze
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tests.model.book import NONE, Copy
 from tests.model.checker import Step
 from tests.model.rules import ALL, Rules
 from tests.model.spoiled import book
+
+T = TypeVar("T")
 
 
 class Budget(NamedTuple):
@@ -138,7 +140,7 @@ class State(NamedTuple):
     owner: tuple[int, ...]      # by partition: which worker has it, as the group sees it; -1: none
     redis: Store
     disk: Store | None          # None where Redis never crashes
-    workers: tuple[Worker, Worker]
+    workers: tuple[Worker, ...]
     stories: tuple[Story, ...]
     left: Budget
     under_way: tuple[tuple[int, Copy], ...] = ()    # produced, and not in its log yet: partition, message
@@ -150,7 +152,7 @@ class State(NamedTuple):
     broken: str = ""            # a promise that the last step broke
 
 
-def put(items: tuple[object, ...], at: int, item: object) -> tuple[object, ...]:
+def put(items: tuple[T, ...], at: int, item: T) -> tuple[T, ...]:
     """The same with one item replaced."""
     return (*items[:at], item, *items[at + 1:])
 
@@ -185,7 +187,7 @@ class Setting:
         """Redis has this record of a task now."""
         return state._replace(redis=state.redis._replace(records=put(state.redis.records, task, record)))
 
-    def tell(self, state: State, task: int, **changes: object) -> State:
+    def tell(self, state: State, task: int, **changes: Any) -> State:
         """The story of a task goes on."""
         return state._replace(stories=put(state.stories, task, state.stories[task]._replace(**changes)))
 

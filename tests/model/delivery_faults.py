@@ -4,7 +4,7 @@ Faults are not fair; that Redis writes to its disk and that a supervisor kills w
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.model.book import NONE
 from tests.model.checker import Step
@@ -129,7 +129,7 @@ class World:
                    for offset, copy in enumerate(log) if copy.task == task)
 
 
-def _each_hand(state: State, change: object) -> State:
+def _each_hand(state: State, change: Callable[[Hand], Hand]) -> State:
     workers = tuple(worker._replace(hands=tuple(change(hand) for hand in worker.hands)) for worker in state.workers)
     return state._replace(workers=workers)
 

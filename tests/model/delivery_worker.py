@@ -7,6 +7,7 @@ later commit of the same position would not show as well, so here it is one step
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from tests.model.book import Answer, Copy
 from tests.model.checker import Step
@@ -160,7 +161,7 @@ class _InHand:
         self._token = Token(self._worker.partition, self._worker.epoch)
         self._who = f"worker{number}: {_named(hand.copy)}"
 
-    def _to(self, state: State, **changes: object) -> State:
+    def _to(self, state: State, **changes: Any) -> State:
         hands = put(self._worker.hands, self._at, self._hand._replace(**changes))
         return self._setting.with_worker(state, self._number, self._worker._replace(hands=hands))
 
@@ -223,10 +224,7 @@ class _InHand:
             return
         copy, record = self._hand.copy, self._book.records[self._state.redis.records[self._hand.copy.task]]
         if record is not None and record.x and self._rules.ask_claimed:     # the worker may look, and decide
-            answer = self._finish(self._state, "CX")
-            if answer.word == "DONE":
-                yield (f"{self._who}: sees that it is to be cancelled, records that", True,
-                       self._promises.witness(self._ended(self._keep(self._state, answer), "CX", end="CX")))
+            yield self._recorded(self._state, "CX", "is what was asked for, so that")
         started = self._promises.started(self._state, copy)
         if self._rules.record_first or self._hand.at != CLAIMED:
             yield f"{self._who}: its body starts", True, self._to(started, at=BODY)
@@ -257,7 +255,7 @@ class _InHand:
     def _recorded(self, state: State, how: str, what: str, *, fair: bool = True) -> Step[State]:
         answer = self._finish(state, how)
         after, word = self._keep(state, answer), answer.word
-        if word == "DONE":
+        if word in ("DONE", "CANCELLED"):
             record = self._book.records[answer.record]
             assert record is not None
             after = self._promises.witness(self._ended(after, record.s, end=how))
@@ -270,7 +268,7 @@ class _InHand:
         return f"{self._who}: {how} {what} in epoch {self._token.e} -> {word}", fair, after
 
     # ---- publish ----------------------------------------------------------------------------------------------------
-    def _ended(self, state: State, found: str, **changes: object) -> State:
+    def _ended(self, state: State, found: str, **changes: Any) -> State:
         """Redis has its end, `found`; what has to follow?"""
         follows = self._rules.record_first and self._owes(found)
         return self._to(state, at=PUBLISH if follows else DONE, found=found, disk=self._of._fresh, **changes)

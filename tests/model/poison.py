@@ -55,8 +55,8 @@ WAITS, CLAIMED, SUSPECT, BODY, CHILD, DONE = "waits", "claimed", "suspect", "bod
 class State(NamedTuple):
     """Between two steps."""
 
-    records: tuple[int, int]
-    at: tuple[str, str] = (WAITS, WAITS)
+    records: tuple[int, ...]
+    at: tuple[str, ...] = (WAITS, WAITS)
     up: bool = False
     seen: frozenset[int] | None = None      # what the slot named when the worker died; None: nobody saw it die
     several: bool = False                   # this worker ran two at once: its slot names too little
@@ -196,6 +196,8 @@ HOLDS = [
     Scenario("suspects, the innocent one first", first=GOOD),
     Scenario("suspects, the poison kills the host", killer="host", kills=1),
     Scenario("suspects, the poison kills the host, the innocent one first", killer="host", kills=1, first=GOOD),
+]
+FULL = [
     Scenario("suspects, more faults", kills=3, halts=2, max_lone=6),
 ]
 BREAKS = [

@@ -1,6 +1,6 @@
 """The scenarios of the core model: what the protocol must survive, what each rule is for, and what can't be promised.
 
-`short` marks what runs with the tests; the rest takes minutes, and belongs to `python -m tests.model --full`.
+SHORT runs with the tests; FULL takes minutes, and belongs to `python -m tests.model --full`.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The timing wheel as a model: a delayed task starts no earlier than it is due, is published, and runs once.
 
 Two levels and the log for what is due sooner than the narrowest is wide, each a log with its committed offset. Two
-schedulers, of which one may be a zombie. Where a record goes is decided by the wheel's own function (yadtq.delayed);
+schedulers, of which one may be a zombie. Where a record goes is decided by yadtqd.wheel.where_to itself;
 the worker's side is the core protocol in one step. A tick is half the narrowest width, time goes from one at which
 something is decided otherwise to the next, and what may happen may also happen later: schedulers are slow at times.
 """
@@ -15,6 +15,7 @@ from tests.model.checker import Step
 from tests.model.delivery import FROZEN, IDLE, UP, put
 from tests.model.operations import Token
 from yadtq.delayed import SHORT, WIDTHS_MS, level_of
+from yadtqd.wheel import where_to
 
 TICK_MS = WIDTHS_MS[0] // 2
 LOGS = (0, 1, SHORT)                # the levels that are modelled, as numbered in yadtq.delayed
@@ -55,7 +56,7 @@ class Scheduler(NamedTuple):
 class State(NamedTuple):
     """Between two steps. Times are ticks."""
 
-    left: tuple[int, int, int, int]                     # crashes, freezes, lost acknowledgements, expiries
+    left: tuple[int, ...]                               # crashes, freezes, lost acknowledgements, expiries
     now: int = 0
     logs: tuple[tuple[int, ...], ...] = ((), (), ())    # when each record entered
     committed: tuple[int, ...] = (0, 0, 0)
@@ -63,7 +64,7 @@ class State(NamedTuple):
     read: int = 0                                       # of which the worker has dealt with
     record: int = NONE
     runs: int = 0
-    schedulers: tuple[Scheduler, Scheduler] = (Scheduler(), Scheduler())
+    schedulers: tuple[Scheduler, ...] = (Scheduler(), Scheduler())
     owner: int = -1
     submitted: bool = False
     broken: str = ""
@@ -107,7 +108,7 @@ class Wheel:
     def _next_time(self, state: State) -> int:
         """The next at which anything is decided otherwise than now."""
         widths = [WIDTHS_MS[level] // TICK_MS for level in LOGS if level != SHORT]
-        times = {self._sc.due, *(self._sc.due - width + more for width in widths for more in (0, 1))}
+        times: set[int] = {self._sc.due, *(self._sc.due - width + more for width in widths for more in (0, 1))}
         times |= {entered + width for log, width in zip(state.logs, widths, strict=False) for entered in log}
         return min(time for time in times if time > state.now)
 
@@ -186,16 +187,15 @@ class Wheel:
 
     def _moved(self, state: State, log: int, at: int) -> tuple[str, State] | None:
         """Where the head of a level goes now; None: nowhere yet."""
-        left, level = self._sc.due - state.now, LOGS[log]
-        lain = level == SHORT or (state.now - state.logs[log][at]) * TICK_MS >= WIDTHS_MS[level]
-        if _level(left) == SHORT:                  # it waits in the heap until it is due
-            if left > 0 and (self._rules.due_decides or not lain):
+        due_ms, now_ms = self._sc.due * TICK_MS, state.now * TICK_MS
+        to = where_to(LOGS[log], due_ms, state.logs[log][at] * TICK_MS, now_ms)
+        if to is None:
+            return None
+        if to == SHORT:                                 # it waits in the heap until it is due
+            if due_ms > now_ms and self._rules.due_decides:
                 return None
             return "is published to the task log", state._replace(fired=state.fired + 1)
-        if not lain:
-            return None
-        to = LOGS.index(_level(left))
-        return f"hops to level {to}", _append(state, to)
+        return f"hops to level {LOGS.index(to)}", _append(state, LOGS.index(to))
 
 
 def _level(left: int) -> int:
@@ -220,12 +220,13 @@ def _spend(state: State, what: int) -> State:
 
 
 HOLDS = [
-    Scenario("wheel, by way of all levels", freeze=0),
+    Scenario("wheel, by way of all levels", freeze=0, crash=0, expire=0),
     Scenario("wheel, a zombie", due=3, crash=0),
     Scenario("wheel, due very soon", due=1),
 ]
 FULL = [
-    Scenario("wheel, by way of all levels, a zombie"),
+    Scenario("wheel, by way of all levels, a crash", freeze=0),
+    Scenario("wheel, by way of all levels, a zombie", crash=0, unknown=0),
     Scenario("wheel, due soon", due=4),
 ]
 BREAKS = [
