@@ -21,9 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import local_servers
-from local_servers import LOOPBACK, ServerError, random_free_port
-from tests.support.services import Breakable, reap_with_us
+from tests.support.services import LOOPBACK, Breakable, ServerError, local_servers, random_free_port, reap_with_us
 
 NODES = (1, 2, 3)
 REPLICATED = {"kafka_replication_factor": 3, "kafka_min_insync_replicas": 2}      # settings that go with it

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,11 @@ def alive(pid: int) -> bool:
 
 
 class Daemon:
-    """One yadtqd with a configuration file of its own; `options` override the settings."""
+    """One yadtqd with a configuration file of its own; `options` override the settings, `env` is for its processes."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "yadtqd", **options: Any) -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, settings: Settings, folder: Path, name: str = "yadtqd", *, env: Mapping[str, str] | None = None,
+                 **options: Any) -> None:
+        self.folder, self.name, self.env = folder, name, dict(env or {})
         values = {option: getattr(settings, option) for option in PASSED_ON}
         values |= {"host_name": name, "tasks": ["tests.support.recording"], "log_level": "INFO"} | options
         self.socket = values["control_socket"]
@@ -78,7 +79,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "yadtqd.main", "--config", str(self.config)], cwd=ROOT, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
-                env={k: v for k, v in os.environ.items() if not k.startswith("YADTQ_")})
+                env={k: v for k, v in os.environ.items() if not k.startswith("YADTQ_")} | self.env)
         reap_with_us(self.process.pid)
 
     def kill(self) -> None:

@@ -4,7 +4,8 @@ Pure: looks at nothing but the history (tests/support/history.py). That each che
 broken histories in tests/unit/test_guarantees.py, and with a broken YADTQ in tests/fault/test_mutations.py.
 
 What docs/guarantees.md says can't be promised is found as well, but marked as excused: a Redis that was killed may have
-lost its last second, and with it a result that was read or a cancel that was confirmed.
+lost its last second, and with it a result that was read or a cancel that was confirmed; and on a host that is frozen as
+a whole nobody can end a body, which may then overlap with its successor's.
 """
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ class Rules:
     forgets_s: float = 2.5              # how much of its past such a Redis may have lost
     harmless: frozenset[str] = frozenset()                      # kinds of faults that make nothing run again
     aftermath_s: float = 20.0           # how long after a fault something may run again because of it
+    freezes: frozenset[str] = frozenset({"host_freeze"})        # kinds of faults in which nobody can kill a body
     killers: frozenset[str] = frozenset({"poison"})             # kinds of tasks that take their process down
     max_crashes: int = 3                # how often such a task may do so while it is alone
     due_early_ms: int = 2               # what a due time was rounded by
@@ -58,6 +60,7 @@ class Checked:
     losses: list[float] = field(default_factory=list)           # of Redis
     faults: list[tuple[float, float]] = field(default_factory=list)     # what may run something again, by its begin
     deaths: list[tuple[float, float]] = field(default_factory=list)     # by tasks that take their process down
+    freezes: list[tuple[float, float]] = field(default_factory=list)    # of whole hosts
 
     @classmethod
     def of(cls, history: Events, rules: Rules) -> Checked:
@@ -66,7 +69,8 @@ class Checked:
         deaths = [(s.at, s.at + rules.aftermath_s) for task in history.tasks.values()
                   if task.kind in rules.killers for s in task.starts]
         return cls(history, rules, sorted(f.begun for f in history.faults if f.kind in rules.redis_losses),
-                   sorted(faults), sorted(deaths))
+                   sorted(faults), sorted(deaths),
+                   sorted((f.begun, f.at) for f in history.faults if f.kind in rules.freezes))
 
     def forgotten(self, told: float, later: float) -> bool:
         """May Redis have forgotten by `later` what somebody was told at `told`?"""
@@ -80,6 +84,10 @@ class Checked:
     def caused(self, begin: float, end: float) -> bool:
         """May something have run again from `begin` to `end`, because of a fault or of a task that kills?"""
         return bool(_overlapping(self.faults, begin, end) or _overlapping(self.deaths, begin, end))
+
+    def frozen(self, begin: float, end: float) -> bool:
+        """Was some whole host frozen in this time?"""
+        return bool(_overlapping(self.freezes, begin, end))
 
 
 def _overlapping(windows: list[tuple[float, float]], begin: float, end: float) -> int:
@@ -254,7 +262,8 @@ def key_order(tasks: list[Task], checked: Checked) -> Found:
                             f"the later one started {earlier.starts[0].at - begun:.3f} s before the earlier")
         elif (end := _last_word(earlier)) is not None and end.at > begun + checked.rules.slack_s:
             yield Violation("key_order", (earlier.id, later.id),
-                            f"the later one started {end.at - begun:.3f} s before the earlier was through")
+                            f"the later one started {end.at - begun:.3f} s before the earlier was through",
+                            checked.frozen(earlier.starts[0].at, end.at))
 
 
 def _last_word(task: Task) -> Ended | None:
@@ -268,13 +277,13 @@ def key_overlap(tasks: list[Task], checked: Checked) -> Found:
     """Never do two tasks of a key run at a time."""
     ends = {end.run: end.at for task in tasks for end in task.ends}
     runs = sorted((start.at, ends.get(start.run, start.at), task.id) for task in tasks for start in task.starts)
-    until, holder = 0.0, ""
+    since, until, holder = 0.0, 0.0, ""
     for begin, end, id_ in runs:
         if begin < until - checked.rules.slack_s:
-            yield Violation("key_overlap", tuple(dict.fromkeys((holder, id_))),
-                            f"a run started {until - begin:.3f} s before another of its key ended")
+            yield Violation("key_overlap", tuple(dict.fromkeys((holder, id_))), f"a run started {until - begin:.3f} s "
+                            "before another of its key ended", checked.frozen(since, until))
         if end > until:
-            until, holder = end, id_
+            since, until, holder = begin, end, id_
 
 
 OF_A_TASK: tuple[Callable[[Task, Checked], Found], ...] = (

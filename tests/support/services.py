@@ -28,7 +28,7 @@ if (_servers := str(ROOT / "packaging" / "setup")) not in sys.path:  # a folder 
     sys.path.append(_servers)
 
 import local_servers  # noqa: E402
-from local_servers import ServerError, end_process, random_free_port, start_time  # noqa: E402
+from local_servers import LOOPBACK, ServerError, end_process, random_free_port, start_time  # noqa: E402
 
 _REAPER = """
 import os, signal, sys
@@ -134,7 +134,7 @@ class KafkaServer(Breakable, local_servers.Kafka):
     @property
     def bootstrap(self) -> str:
         """What `kafka_servers` wants."""
-        return f"{local_servers.LOOPBACK}:{self.port}"
+        return f"{LOOPBACK}:{self.port}"
 
 
 class RedisServer(Breakable, local_servers.Redis):
@@ -146,7 +146,7 @@ class RedisServer(Breakable, local_servers.Redis):
 
     @property
     def host(self) -> str:
-        return local_servers.LOOPBACK
+        return LOOPBACK
 
     def wipe(self) -> None:
         """Lose everything, as a replaced disk does: stop, forget the data; `start()` brings an empty one."""

@@ -172,15 +172,17 @@ EXCUSED: dict[str, list[Event]] = {
     "(one_result)": [*GOOD, LOSS, fault(2, 2.5), start(2.5, "r2"), end(2.9, "r2"), read(6, value="r2")],
     "(not_after_its_end)": [*GOOD, LOSS, start(4, "r2"), end(5, "r2"), read(6)],
     "(cancelled_stays)": [submit(), cancel(3), LOSS, start(6), end(7), read(8)],
+    "(key_overlap)": [*KEYED[::2], start(3, "a0", "a"), fault(3.5, 6, "host_freeze"), start(4, "a1", "a"),
+                      end(5, "a1", "a"), end(6.5, "a0", "a")],
 }
 
 
 @pytest.mark.parametrize("promise", EXCUSED)
-def test_what_a_lost_second_of_redis_explains_is_told_apart(promise: str) -> None:
+def test_what_can_not_be_promised_is_told_apart(promise: str) -> None:
     events = EXCUSED[promise]
     assert found(events) == [promise]
     assert unexcused(violations(History.of(events))) == []
-    assert unexcused(violations(History.of(events), Rules(redis_losses=frozenset())))
+    assert unexcused(violations(History.of(events), Rules(redis_losses=frozenset(), freezes=frozenset())))
 
 
 def test_a_fault_that_is_declared_harmless_excuses_nothing() -> None:
