@@ -1,7 +1,7 @@
 """Runs `async def` handlers on an event loop in a thread of its own, many at once, up to a bound.
 
-The soft time-out cancels the handler, which needs no recycling of the worker; one that does not end then, or blocks the
-loop, meets the hard one, by the supervisor.
+The soft time-out cancels the handler, and so does a cancel, which needs no recycling of the worker; one that does not
+end then, or blocks the loop, meets the hard one, by the supervisor.
 """
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from yadtq.log import context
-from yadtqd.body import Deadlines, Outcome, arguments, failed, succeeded, timed_out
+from yadtq.running import enter
+from yadtqd.body import CANCELLED, Deadlines, Outcome, arguments, failed, succeeded, timed_out
 from yadtqd.exits import Exit
 from yadtqd.flights import Flight, Flights
 from yadtqd.task_pool import End, always, free_place
@@ -28,20 +29,44 @@ log = logging.getLogger(__name__)
 AT_ONCE = 256                   # handlers on the loop: enough for what waits, few enough to end within a drain
 
 
-async def run_coroutine(task_type: TaskType, message: Any, limit: int, soft_s: float) -> Outcome:
+class CancelScope:
+    """The way to cancel one async attempt: `cancel` in the loop's thread, at any time. Its time-out comes at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.limiter: asyncio.Timeout | None = None     # while the handler runs
+
+    def cancel(self) -> None:
+        """Have the handler cancelled, or not begun at all."""
+        self.asked = True
+        if self.limiter is not None:
+            self.limiter.reschedule(asyncio.get_running_loop().time())
+
+
+async def run_coroutine(task_type: TaskType, message: Any, limit: int, soft_s: float,
+                        scope: CancelScope | None = None) -> Outcome:
     """One async attempt; everything that it does becomes an outcome."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     limiter = asyncio.timeout(soft_s or None)
+    scope = scope or CancelScope()
     try:
         args, kwargs = arguments(message)
         async with limiter:
-            value = await task_type.handler(*args, **kwargs)
+            if scope.asked:
+                return CANCELLED
+            scope.limiter = limiter
+            try:
+                value = await task_type.handler(*args, **kwargs)
+            finally:
+                scope.limiter = None
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a task must not be able to end its worker
-        if limiter.expired():
-            return timed_out(task_type.name, soft_s)
-        return failed(task_type, error, args, kwargs)
-    return timed_out(task_type.name, soft_s) if limiter.expired() else succeeded(value, limit)
+        return _expired(task_type, soft_s, scope) if limiter.expired() else failed(task_type, error, args, kwargs)
+    return _expired(task_type, soft_s, scope) if limiter.expired() else succeeded(value, limit)
+
+
+def _expired(task_type: TaskType, soft_s: float, scope: CancelScope) -> Outcome:
+    return CANCELLED if scope.asked else timed_out(task_type.name, soft_s)
 
 
 class AsyncRunner:
@@ -64,9 +89,11 @@ class AsyncRunner:
             threading.Thread(target=self._run_loop, args=(self._loop,), name="asyncio", daemon=True).start()
         now_ns = time.monotonic_ns()
         hard_ns = now_ns + int(limits.hard_s * 1e9) if limits.hard_s else 0
-        flight = Flight(held, now_ns, time.time_ns() // 1_000_000, hard_ns)
+        scope, loop = CancelScope(), self._loop
+        flight = Flight(held, now_ns, time.time_ns() // 1_000_000, hard_ns,
+                        lambda: loop.call_soon_threadsafe(scope.cancel))
         number = self._flights.begin(flight)
-        self._loop.call_soon_threadsafe(self._begin, self._one(held, task_type, limits, number, flight))
+        loop.call_soon_threadsafe(self._begin, self._one(held, task_type, limits, number, flight, scope))
         return True
 
     @staticmethod
@@ -86,9 +113,11 @@ class AsyncRunner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _one(self, held: Held, task_type: TaskType, limits: Deadlines, number: int, flight: Flight) -> None:
+    async def _one(self, held: Held, task_type: TaskType, limits: Deadlines, number: int, flight: Flight,
+                   scope: CancelScope) -> None:
+        enter(held)
         context(task_id=held.message.id, partition=held.partition)
-        outcome = await run_coroutine(task_type, held.message, self._limit, limits.soft_s)
+        outcome = await run_coroutine(task_type, held.message, self._limit, limits.soft_s, scope)
         self._flights.end(number)
         now_ns = time.monotonic_ns()
         ended_ms = flight.started_ms + (now_ns - flight.started_ns) // 1_000_000

@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from yadtq import codec
 from yadtq.errors import ArgumentNotEncodable, InvalidMessage, ResultNotEncodable, TaskTimeout, YADTQError
+from yadtq.running import Cancelled, SoftTimeout, current_task
 from yadtq.task import TaskError, encode_error, from_exception
 from yadtq.tasks import TaskType, refused_arguments
-from yadtqd.soft_timeout import SoftTimeout
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
     from yadtq.task import TaskMessage
 
-OK, KO = "OK", "KO"
+OK, KO, CX = "OK", "KO", "CX"
 LONGEST_S = 1e9         # 31 years: what the clocks of slots and timers can hold, whatever a submission says
 Call = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: OK with the encoded value, or KO with the encoded error."""
+    """How an attempt ended: OK with the encoded value, KO with the encoded error, or CX: cancelled."""
 
     end: str
     result: bytes = b""
     error: bytes = b""
+
+
+CANCELLED = Outcome(CX)
 
 
 def run_body(task_type: TaskType, message: TaskMessage, limit: int, call: Call) -> Outcome:
@@ -68,6 +71,8 @@ def succeeded(value: object, limit: int) -> Outcome:
 
 def failed(task_type: TaskType, error: BaseException, args: list[Any], kwargs: dict[str, Any]) -> Outcome:
     """The end of an attempt whose handler raised."""
+    if isinstance(error, Cancelled) and current_task().cancel_requested:
+        return CANCELLED
     if type(error) is TypeError:
         error = refused_arguments(task_type, error, args, kwargs) or error
     return Outcome(KO, error=encode_error(from_exception(error)))
@@ -97,10 +102,15 @@ def deadlines(message: TaskMessage, task_type: TaskType, settings: Settings) -> 
     soft_s = message.timeout_s
     if soft_s is None:
         soft_s = settings.task_timeout if task_type.timeout_s is None else task_type.timeout_s
-    grace_s = message.grace_s
-    if grace_s is None:
-        grace_s = settings.task_timeout_grace_s if task_type.grace_s is None else task_type.grace_s
     if not soft_s > 0:
         return Deadlines(0.0, 0.0)
     soft_s = min(soft_s, LONGEST_S)
-    return Deadlines(soft_s, soft_s + min(grace_s, LONGEST_S))
+    return Deadlines(soft_s, soft_s + grace(message, task_type, settings))
+
+
+def grace(message: TaskMessage, task_type: TaskType, settings: Settings) -> float:
+    """How long an attempt that was told to end, by its soft time-out or a cancel, may take for it, in s."""
+    grace_s = message.grace_s
+    if grace_s is None:
+        grace_s = settings.task_timeout_grace_s if task_type.grace_s is None else task_type.grace_s
+    return min(grace_s, LONGEST_S)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
     from yadtq.durability import Durability
     from yadtq.result_backend import ResultBackend
+    from yadtqd.cancelling import Canceller
     from yadtqd.consumer import Consumer
     from yadtqd.dead_letters import DeadLetters
     from yadtqd.flights import Flights
+    from yadtqd.held import Held
     from yadtqd.ledger import Ledger
     from yadtqd.processor import Processor
     from yadtqd.redis_gate import RedisGate
@@ -45,12 +47,12 @@ class Bookkeeper(threading.Thread):
 
     def __init__(self, settings: Settings, backend: ResultBackend, durability: Durability, ledger: Ledger,
                  gate: RedisGate, writer: ResultWriter, letters: DeadLetters, consumer: Consumer, processor: Processor,
-                 flights: Flights, table: PartitionTable, slot: Slot, partitions: tuple[int, ...], epoch: int,
-                 worker_id: str, wake: threading.Event) -> None:
+                 flights: Flights, canceller: Canceller, table: PartitionTable, slot: Slot,
+                 partitions: tuple[int, ...], epoch: int, worker_id: str, wake: threading.Event) -> None:
         super().__init__(name="bookkeeper", daemon=True)
         self._backend, self._durability, self._ledger, self._gate = backend, durability, ledger, gate
         self._writer, self._letters, self._consumer, self._processor = writer, letters, consumer, processor
-        self._flights, self._table, self._slot = flights, table, slot
+        self._flights, self._canceller, self._table, self._slot = flights, canceller, table, slot
         self._partitions, self._epoch, self._worker_id = partitions, epoch, worker_id
         self._shown_after_ns = settings.processing_after_ms * 1_000_000
         self._wake = wake
@@ -87,7 +89,7 @@ class Bookkeeper(threading.Thread):
         writer = self._writer
         if writer and (self.at_once or time.monotonic_ns() - writer.oldest_ns > writer.patience_ns + STALE_FLUSH_NS):
             writer.flush()
-        self._show_long_tasks()
+        self._show_long_tasks(now)
         if self._ledger.unsure() and now >= self._ask_durability_at:
             self._ask_durability_at = now + DURABILITY_S
             self.commit(now)
@@ -105,23 +107,28 @@ class Bookkeeper(threading.Thread):
         if released:
             self._consumer.claim_copies(released)
 
-    # ---- PROCESSING -------------------------------------------------------------------------------------------------
-    def _show_long_tasks(self) -> None:
+    # ---- PROCESSING, and cancels of what runs -----------------------------------------------------------------------
+    def _show_long_tasks(self, now: float) -> None:
         since_ns = time.monotonic_ns() - self._shown_after_ns
         running = [(f.held, f.started_ns, f.started_ms) for f in self._flights.running()]
         if self._processor.current is not None:
             running.append(self._processor.current)
         seen = {(held.message.id, started_ns) for held, started_ns, _ in running}
         self._shown &= seen
-        by_partition: dict[int, list[tuple[str, int, int]]] = {}
-        for held, started_ns, started_ms in running:
+        by_partition: dict[int, list[tuple[Held, int]]] = {}
+        long = [one for one in running if one[1] <= since_ns]
+        for held, started_ns, started_ms in long:
             key = held.message.id, started_ns
-            if started_ns <= since_ns and key not in self._shown:
+            if key not in self._shown:
                 self._shown.add(key)
-                by_partition.setdefault(held.partition, []).append((held.message.id, held.message.n, started_ms))
-        for partition, entries in by_partition.items():
-            if "STALE" in self._backend.started(partition, self._epoch, entries, self._worker_id):
+                by_partition.setdefault(held.partition, []).append((held, started_ms))
+        for partition, group in by_partition.items():
+            entries = [(held.message.id, held.message.n, started_ms) for held, started_ms in group]
+            answers = self._backend.started(partition, self._epoch, entries, self._worker_id)
+            if "STALE" in answers:
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {partition}")
+            self._canceller.asked([one[0] for one, answer in zip(group, answers, strict=True) if answer == "ASKED"])
+        self._canceller.look([held for held, *_ in long], now)
 
     # ---- Redis was away ---------------------------------------------------------------------------------------------
     def _mend(self, now: float) -> None:

@@ -231,10 +231,11 @@ class Consumer(threading.Thread):
         ended: list[Held] = []                   # here, and Redis has lost it: written again, not run again
         done: list[Held] = []
         owed: list[Held] = []
+        now_ns = time.monotonic_ns()
         for held, claim in zip(group, claims, strict=True):
             answer = claim.answer
             if answer == "RUN":
-                held.claim_round = round_
+                held.claim_round, held.looked_ns = round_, now_ns
                 if held.is_copy and not self._ledger.again([held]):
                     continue                     # another copy runs: it waits once more
                 if claim.suspect or claim.seen or claim.lone:

@@ -160,10 +160,13 @@ class Fleet:
         self.signal(handle, signal.SIGKILL)
 
     def kill_at_hard_deadline(self, handle: WorkerHandle, view: SlotView) -> None:
-        """SIGKILL; its successor gets the task to end it as TASK_HARD_TIMEOUT."""
+        """SIGKILL; its successor gets the task to end it as TASK_HARD_TIMEOUT (a cancelled one is known to Redis)."""
         assert view.task is not None
         task = view.task
         handle.at_deadline = True
+        if task.cancelled:
+            self.kill(handle, "a cancelled task that did not end")
+            return
         self._hard.setdefault(task.partition, {})[task.offset] = HardTimedOut(
             task.task_id, task.attempt, task.partition, task.offset)
         self.kill(handle, "a task past its hard deadline")

@@ -24,6 +24,7 @@ class Flight(NamedTuple):
     started_ns: int             # monotonic
     started_ms: int             # Unix
     hard_ns: int                # monotonic; 0: none
+    cancel: Callable[[], object] = lambda: None     # have it end early; from any thread
 
 
 class Flights:
@@ -61,6 +62,18 @@ class Flights:
         with self._lock:
             del self._all[number]
             self._show()
+
+    def cancel(self, held: Held, hard_ns: int) -> None:
+        """End it if it is one of these; it is killed at `hard_ns` (monotonic), with this worker."""
+        with self._lock:
+            found = [(number, flight) for number, flight in self._all.items() if flight.held is held]
+            for number, flight in found:
+                self._all[number] = flight._replace(hard_ns=min(flight.hard_ns or _NEVER, hard_ns))
+                self._shown = 0
+            if found:
+                self._show()
+        for _, flight in found:
+            flight.cancel()
 
     def take_slot(self) -> None:
         """The main thread is about to run a task itself."""

@@ -21,8 +21,8 @@ class Held:
     death, so it runs in a process of its own.
     """
 
-    __slots__ = ("claim_round", "end", "follow", "is_copy", "lone", "message", "next_copy", "offset", "partition",
-                 "seen", "settled_at", "size", "suspect")
+    __slots__ = ("cancelled", "claim_round", "end", "follow", "is_copy", "lone", "looked_ns", "message", "next_copy",
+                 "offset", "partition", "seen", "settled_at", "size", "suspect")
 
     def __init__(self, partition: int, offset: int, message: TaskMessage, size: int) -> None:
         self.partition = partition
@@ -33,6 +33,8 @@ class Held:
         self.end: FinishEntry | None = None           # processor: how it ended here; kept to be written again
         self.follow: bytes | None = None              # processor: dead letter to publish once the end is recorded
         self.claim_round = -1                         # the ledger's round in which Redis was asked about it
+        self.looked_ns = 0                            # consumer, processor: when Redis was last asked about a cancel
+        self.cancelled = False                        # bookkeeper: a cancel was asked for while it runs
         self.suspect = False                          # consumer, from the claim's answer
         self.seen = 0                                 # consumer: crashes counted against it
         self.lone = 0                                 # consumer: lone runs whose end nobody saw

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from yadtq.errors import RedisConnectionError, TaskCrashed, TaskHardTimeout
 from yadtq.task import encode_message
 from yadtqd import isolated_protocol as protocol
-from yadtqd.body import KO, OK, Deadlines, Outcome, refused
+from yadtqd.body import CANCELLED, CX, KO, OK, Deadlines, Outcome, grace, refused
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -58,7 +58,7 @@ class Isolation:
 
     def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> Outcome | None:
         """One attempt, over as many runs as it takes; None when the worker ends first, or has to claim it again."""
-        while not self._over():
+        while not (self._over() or held.cancelled):
             if held.lone >= self._settings.max_lone:
                 return self._give_up(held, f"{held.lone} runs of it, alone, ended with their whole host or supervisor")
             if not self._lease_holds():
@@ -66,6 +66,8 @@ class Isolation:
             if held.suspect and not (self._count(held, "begin") and self._lease_holds()):
                 return None                         # the claim is lost: it is claimed again
             got = self._once(held, task_type, limits)
+            if held.cancelled and isinstance(got, Death) and got.hard_timeout:
+                got = CANCELLED                     # it did not end in time
             if got is None:                         # nobody saw its end: `lone` stays counted,
                 held.suspect = True                 # and from now on it is, also for an isolated type: it may be
                 continue                            # what ends the isolator
@@ -77,7 +79,7 @@ class Isolation:
             if not self._crashed(held, task_type, got):
                 return self._give_up(held, f"its process {got.text}, {held.seen} times while it ran alone")
             time.sleep(AGAIN_S)
-        return None
+        return CANCELLED if held.cancelled else None
 
     # ---- counting ---------------------------------------------------------------------------------------------------
     def _crashed(self, held: Held, task_type: TaskType, death: Death) -> bool:
@@ -127,18 +129,21 @@ class Isolation:
                            task_type.memory_limit or 0)
         try:
             protocol.send(sock, run, b"" if small else payload)
-            return self._wait(sock, limits.hard_s)
+            return self._wait(sock, limits.hard_s, held, grace(held.message, task_type, self._settings))
         except (OSError, protocol.IsolatorGone) as error:
             log.warning("the isolator went away while %s ran: %s", task_type.name, error)
             self._disconnect()
             return None
 
-    def _wait(self, sock: socket.socket, hard_s: float) -> Outcome | Death | None:
+    def _wait(self, sock: socket.socket, hard_s: float, held: Held, grace_s: float) -> Outcome | Death | None:
         deadline = time.monotonic() + hard_s if hard_s else float("inf")
         outcome: Outcome | None = None
-        killed = False
+        killed = cancelled = False
         while True:
             now = time.monotonic()
+            if held.cancelled and not cancelled:
+                protocol.send(sock, protocol.Cancel(grace_s))
+                cancelled, deadline = True, min(deadline, now + grace_s)
             if now >= deadline:
                 if killed:
                     raise protocol.IsolatorGone("it did not end a child that it was told to kill")
@@ -157,7 +162,7 @@ class Isolation:
             packet, large = got
             if isinstance(packet, protocol.Result):
                 data = large or packet.payload
-                outcome = Outcome(OK, data) if packet.end == OK else Outcome(KO, error=data)
+                outcome = _outcome(packet.end, data)
             elif isinstance(packet, protocol.Ended):
                 return outcome or _death(packet, killed)
 
@@ -193,6 +198,12 @@ def _hung_up(sock: socket.socket) -> bool:
     look = select.poll()
     look.register(sock, select.POLLIN)
     return bool(look.poll(0))                               # between two tasks the isolator has nothing to say
+
+
+def _outcome(end: str, data: bytes) -> Outcome:
+    if end == CX:
+        return CANCELLED
+    return Outcome(OK, data) if end == OK else Outcome(KO, error=data)
 
 
 def _death(ended: protocol.Ended, killed: bool) -> Death:

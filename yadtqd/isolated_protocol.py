@@ -1,6 +1,7 @@
 """What a worker and the isolator say to each other, over a SEQPACKET socket: one message a packet, one task at a time.
 
     worker -> isolator    Run        run this in a child of its own (arguments over INLINE bytes in a memfd)
+    worker -> isolator    Cancel     tell the child that its task was cancelled
     worker -> isolator    Kill       kill the child
     child  -> worker      Result     how it ended, sent by the child itself over the same socket, then it exits
     isolator -> worker    Ended      the child is reaped: its exit status or signal; always, and always last
@@ -42,8 +43,15 @@ class Kill(msgspec.Struct, array_like=True, frozen=True, tag="kill"):
     """Kill the child that runs."""
 
 
+class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
+    """Tell the child that its task was cancelled, so that it ends within `grace_s`."""
+
+    grace_s: float                      # the isolator kills a bit later by itself, in case the worker can't
+
+
 class Result(msgspec.Struct, array_like=True, frozen=True, tag="result"):
-    """A child's own word on how its attempt ended. `payload` is the encoded result or error, empty when by memfd."""
+    """A child's own word on how its attempt ended (OK, KO, CX). `payload` is the encoded result or error, empty when by
+    memfd."""
 
     end: str
     payload: bytes
@@ -57,7 +65,7 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):
     by_us: bool                         # killed by the isolator: asked to, or past the hard limit
 
 
-Packet = Run | Kill | Result | Ended
+Packet = Run | Cancel | Kill | Result | Ended
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Packet)
 

@@ -118,6 +118,8 @@ class Isolator:
             self._begin(seat, packet, large or packet.payload)
         elif isinstance(packet, protocol.Kill) and seat.pid:
             self._kill(seat)
+        elif isinstance(packet, protocol.Cancel) and seat.pid:
+            self._cancel(seat, packet.grace_s)
         return None
 
     def _leave(self, seat: Seat) -> None:
@@ -164,6 +166,12 @@ class Isolator:
         others = [fd for fd in self._seats if fd != seat.sock.fileno()]
         listener = [fd] if (fd := self._listener.fileno()) >= 0 else []
         return [self._epoll.fileno(), *listener, self._ctx.control_fd, *others, *self._children]
+
+    def _cancel(self, seat: Seat, grace_s: float) -> None:
+        kill_at = time.monotonic() + grace_s + BACKUP_S
+        seat.kill_at = min(seat.kill_at or kill_at, kill_at)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(seat.pidfd, signal.SIGUSR1)
 
     def _kill(self, seat: Seat) -> None:
         seat.killed = True

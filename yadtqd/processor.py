@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from yadtq.errors import TaskHardTimeout, TaskNotRegistered
 from yadtq.log import context
 from yadtq.result_backend import FinishEntry
-from yadtqd.body import Deadlines, Outcome, deadlines, refused, run_body
+from yadtq.running import enter
+from yadtqd.body import CANCELLED, Deadlines, Outcome, deadlines, refused, run_body, timed_out
+from yadtqd.cancelling import LAY_NS
 from yadtqd.shared import Shared, boottime_ns
 from yadtqd.slot import ID_BYTES
 from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
@@ -24,6 +26,7 @@ from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
 if TYPE_CHECKING:
     from yadtq.config import Settings
     from yadtq.tasks import TaskType
+    from yadtqd.cancelling import Canceller
     from yadtqd.flights import Flights
     from yadtqd.held import Held
     from yadtqd.isolated_call import Isolation
@@ -57,10 +60,12 @@ class Processor:
         self.drain_deadline = 0.0           # until when what runs may go on
         self._seq = 0
         self.current: tuple[Held, int, int] | None = None   # what runs here, since when (monotonic ns, Unix ms)
+        self._interruptible: tuple[Held, int] | None = None     # the same while its handler runs in this thread; number
         # joined by the worker before `run`
         self.writer: ResultWriter
         self.isolation: Isolation
         self.claim_again: Callable[[list[Held]], None]
+        self.canceller: Canceller
         # begins a task beside this thread: None if it is to run here, False if it may not begin any more
         self.elsewhere: Callable[[Held, TaskType, Deadlines], bool | None] = lambda *_: None
 
@@ -72,6 +77,12 @@ class Processor:
             self.drain_deadline = now + self._settings.drain_timeout_s
             self._drain_until = now + min(DRAIN_QUEUE_S, self._settings.drain_timeout_s / 2)
         self._ready.put([])                 # wakes `run`
+
+    def cancel(self, held: Held, hard_ns: int) -> None:
+        """End it if its handler runs in the main thread; it is killed at `hard_ns` (monotonic)."""
+        running = self._interruptible
+        if running is not None and running[0] is held:
+            self._guard.cancel(running[1], hard_ns)
 
     @property
     def draining(self) -> bool:
@@ -92,8 +103,13 @@ class Processor:
         return boottime_ns() < self._shared.cells[self._lease_at]
 
     def may_begin(self, held: Held) -> bool:
-        """May a body begin now? Its claim counts, our place in the group is certain, and no drain forbids it."""
-        return held.claim_round == self._ledger.round and self.lease_holds() and not self._too_late()
+        """May a body begin now? Its claim counts, our place in the group is certain, no drain forbids it, and nobody
+        has cancelled it while it waited for its place."""
+        now_ns = time.monotonic_ns()
+        if now_ns - held.looked_ns > LAY_NS:
+            self.canceller.unwanted([held], now_ns)
+        return (held.claim_round == self._ledger.round and self.lease_holds() and not self._too_late()
+                and not held.cancelled)
 
     def _too_late(self) -> bool:
         return self._drain_until > 0 and time.monotonic() >= self._drain_until
@@ -105,11 +121,15 @@ class Processor:
         while not (self._guard.fired or (self._drain_until and ready.empty())):
             batch = ready.get()
             self._busy()
-            for held in batch:
+            now_ns = time.monotonic_ns()
+            for place, held in enumerate(batch):
                 if self._guard.fired or self._too_late():
                     return
+                if now_ns - held.looked_ns > LAY_NS:
+                    self.canceller.unwanted(batch[place:], now_ns)
                 self._one(held)
-                if writer.due(time.monotonic_ns()):
+                now_ns = time.monotonic_ns()
+                if writer.due(now_ns):
                     writer.flush()
             if writer and ready.empty():
                 writer.flush()
@@ -124,9 +144,9 @@ class Processor:
             return
         message = held.message
         context(task_id=message.id, partition=held.partition)
-        if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id)) in self._hard_timed_out:
-            self._end_at_once(held, refused(TaskHardTimeout(
-                f"{message.task} ran past its hard time-out, and its worker was killed")))
+        ended = self._ended_before(held)
+        if ended is not None:
+            self._end_at_once(held, ended)
             return
         try:
             task_type = self._registry.get(message.task)
@@ -144,6 +164,15 @@ class Processor:
         elif not begun and not self._too_late():
             self._one(held)                         # what forbade it is looked at anew
 
+    def _ended_before(self, held: Held) -> Outcome | None:
+        """How it ends without being run: it was cancelled since it was claimed, or its last worker killed over it."""
+        message = held.message
+        if held.cancelled:
+            return CANCELLED
+        if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id)) in self._hard_timed_out:
+            return refused(TaskHardTimeout(f"{message.task} ran past its hard time-out, and its worker was killed"))
+        return None
+
     def _here(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
         seq = self._seq = self._seq + 1
         guard, slot, message = self._guard, self._slot, held.message
@@ -155,14 +184,16 @@ class Processor:
         self._flights.take_slot()
         slot.begin(seq, message.id, message.task, held.partition, held.offset, now_ns, soft_ns, hard_ns, message.n)
         self.current = held, now_ns, started_ms
+        self._interruptible = held, seq
+        enter(held)
 
         def call(handler: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
             return guard.call(seq, own_timer_s, handler, args, kwargs)
 
         outcome = run_body(task_type, message, self._limit, call)
         if guard.fired:                             # and perhaps swallowed by the handler: its word counts no more
-            outcome = self._timed_out(task_type, limits)
-        self.current = None
+            outcome = CANCELLED if guard.cancelled else self._timed_out(task_type, limits)
+        self.current = self._interruptible = None
         slot.end()
         self._flights.give_slot_back()
         ended_ns = time.monotonic_ns()
@@ -170,8 +201,6 @@ class Processor:
         self.end(held, outcome, started_ms, started_ms + (ended_ns - now_ns) // 1_000_000, ended_ns)
 
     def _timed_out(self, task_type: TaskType, limits: Deadlines) -> Outcome:
-        from yadtqd.body import timed_out
-
         log.warning("%s ran past its soft time-out of %g s; this worker is recycled", task_type.name, limits.soft_s)
         return timed_out(task_type.name, limits.soft_s)
 

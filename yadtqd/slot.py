@@ -59,6 +59,7 @@ class TaskInHand(NamedTuple):
     started_ns: int
     soft_ns: int
     hard_ns: int
+    cancelled: bool = False     # its hard deadline is that of a cancel
 
 
 class SlotView(NamedTuple):
@@ -82,7 +83,7 @@ class Slot:
     """A slot in shared memory.
 
     Child: `beat`, `state`, `epoch`, `lag`, `waiting_for`, `begin`, `end`, `count`; for the soft time-out `live`, `seq`
-    and `soft_for`. Supervisor: `read`, `clear`, `soft_for`.
+    and `soft_for`, for a cancel `cancel_for` and `cancel_hard_ns`. Supervisor: `read`, `clear`, `soft_for`.
 
     The soft time-out works so: the supervisor sets `soft_for = n` of the task whose deadline passed and sends SIGUSR1;
     the worker's handler raises only if `live == seq == soft_for`, and sets `live = 0` first. The worker sets `live = n`
@@ -104,6 +105,8 @@ class Slot:
     retried = Cell(10)
     crashed = Cell(11)
     lag = Cell(12)
+    cancel_for = Cell(14)       # number of the task in hand that is being cancelled
+    cancel_hard_ns = Cell(15)   # when it is to be killed for that; written before `cancel_for`
 
     def __init__(self, index: int, buffer: memoryview) -> None:
         assert len(buffer) == SLOT_BYTES
@@ -157,7 +160,8 @@ class Slot:
             fields = _HALF.unpack_from(self._bytes, _HALVES_AT[n & 1])
             if fields[0] == n == self.cells[4]:
                 _, started, soft, hard, partition, offset, attempt, lengths, task_id, name = fields
+                cancelled = self.cells[14] == n and not 0 < hard < self.cells[15]
                 return TaskInHand(n, task_id[:lengths & 0xFF].decode(errors="replace"),
                                   name[:lengths >> 8].decode(errors="replace"), partition, offset, attempt,
-                                  started, soft, hard)
+                                  started, soft, self.cells[15] if cancelled else hard, cancelled)
         return None

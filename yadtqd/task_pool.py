@@ -1,8 +1,8 @@
 """A pool of threads for sync handlers, when `worker_threads` is above 1.
 
 The main thread hands a task over only when a thread is free, so nothing waits in here; after that wait it asks again
-whether the task may begin. A soft time-out can't interrupt
-a thread that waits in a system call, so there is none in a pool: the hard one holds, by the supervisor.
+whether the task may begin. A soft time-out can't interrupt a thread that waits in a system call, so there is none in a
+pool: the hard one holds, by the supervisor. A cancel is a flag that the handler may look at, and then the same.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from yadtq.log import context
+from yadtq.running import enter
 from yadtqd.body import Deadlines, Outcome, run_body
 from yadtqd.exits import Exit
 from yadtqd.flights import Flight, Flights
@@ -73,6 +74,7 @@ class TaskPool:
     def _work_for_ever(self) -> None:
         while True:
             held, task_type, number, flight = self._todo.get()
+            enter(held)
             with context(task_id=held.message.id, partition=held.partition):
                 outcome = run_body(task_type, held.message, self._limit, _call)
             self._flights.end(number)

@@ -75,7 +75,8 @@ class Watcher:
                 handle.slot.soft_for = number
             self._fleet.signal(handle, signal.SIGUSR1)
         elif verdict is not Verdict.FINE:
-            log.error("%s (pid %d) is %s%s; it dumps its stacks and is killed", handle.name, view.pid, verdict.value,
+            what = "past the limit of a cancel" if view.task and view.task.cancelled else verdict.value
+            log.error("%s (pid %d) is %s%s; it dumps its stacks and is killed", handle.name, view.pid, what,
                       f" with {_task(view)} in hand" if view.task else "")
             self._fleet.signal(handle, signal.SIGUSR2)
             handle.doom = Doom(verdict, number, now_ns + DUMP_NS)

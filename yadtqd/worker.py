@@ -30,6 +30,7 @@ from yadtq.transport import chosen, open_consumer, open_producer
 from yadtqd import kafka_identity, registry
 from yadtqd.async_runner import AsyncRunner
 from yadtqd.bookkeeper import Bookkeeper, fence
+from yadtqd.cancelling import Canceller
 from yadtqd.consumer import Consumer
 from yadtqd.dead_letters import DeadLetters
 from yadtqd.exits import Exit
@@ -181,9 +182,10 @@ class Worker:
         self._consumer = Consumer(settings, self._transport, self._backend, self._ledger, gate, self._table,
                                   self._epoch, suspicion, self._letters, ready, processor.window, self._writer.settled,
                                   self._writer.put_back)
+        processor.canceller = Canceller(settings, self._backend, gate, self._registry, processor, self._flights)
         self._bookkeeper = Bookkeeper(settings, self._backend, self._durability, self._ledger, gate, self._writer,
-                                      self._letters, self._consumer, processor, self._flights, self._table, ctx.slot,
-                                      ctx.partitions, self._epoch, self._id, self._wake)
+                                      self._letters, self._consumer, processor, self._flights, processor.canceller,
+                                      self._table, ctx.slot, ctx.partitions, self._epoch, self._id, self._wake)
         processor.writer, processor.claim_again = self._writer, self._consumer.claim_again
         processor.isolation = Isolation(settings, ctx.isolator_address, self._backend, gate, self._epoch, self._letters,
                                         processor.cut_off, processor.lease_holds)
@@ -249,7 +251,7 @@ class Worker:
                   min(deadline, time.monotonic() + DURABLE_S))
         self._heartbeat.farewell()
         self._producer.flush(FAREWELL_S)
-        log.info("recycled after a soft time-out" if recycled else "drained")
+        log.info("recycled: a handler was interrupted" if recycled else "drained")
         return Exit.SOFT_RECYCLE if recycled else Exit.OK
 
     # ---- signals, settings ------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from yadtq.health import WorkerHealth, WorkersHealth
     from yadtq.monitor import ChangeKind, WorkerChange, WorkerMonitor
     from yadtq.results import TaskOutcome
+    from yadtq.running import Cancelled, CurrentTask, SoftTimeout, current_task
     from yadtq.submission import TaskSpec
     from yadtq.task import TaskError, TaskRecord, TaskStatus
     from yadtq.tasks import task
@@ -55,6 +56,7 @@ _HOME = {
     "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
     "TaskStatus": "task", "WorkerChange": "monitor", "WorkerHealth": "health", "WorkerMonitor": "monitor",
     "WorkersHealth": "health", "YADTQClient": "client", "task": "tasks",
+    "Cancelled": "running", "CurrentTask": "running", "SoftTimeout": "running", "current_task": "running",
 }
 
 __all__ = [
@@ -65,9 +67,11 @@ __all__ = [
     "BacklogFull",
     "BatchRefused",
     "CancelAnswer",
+    "Cancelled",
     "ChangeKind",
     "ClientClosed",
     "ConfigurationError",
+    "CurrentTask",
     "DeadLetter",
     "DeadLetterNotFound",
     "InvalidTask",
@@ -77,6 +81,7 @@ __all__ = [
     "ReplayReport",
     "ResultTimeout",
     "Settings",
+    "SoftTimeout",
     "TaskCancelled",
     "TaskError",
     "TaskFailed",
@@ -94,6 +99,7 @@ __all__ = [
     "YADTQClient",
     "YADTQError",
     "__version__",
+    "current_task",
     "errors",
     "task",
 ]
