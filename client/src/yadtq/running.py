@@ -25,7 +25,15 @@ class Interrupted(BaseException):
 
 
 class SoftTimeout(Interrupted):
-    """The handler ran past its soft time-out."""
+    """The handler ran past its soft time-out. Catch it to clean up, within the task's `grace_s`.
+
+    Example:
+        >>> try:
+        ...     convert(path)
+        ... except (SoftTimeout, Cancelled):
+        ...     path.unlink(missing_ok=True)
+        ...     raise
+    """
 
 
 class Cancelled(Interrupted):
@@ -49,7 +57,12 @@ class InHand(Protocol):
 
 class CurrentTask:
     """The attempt that a handler runs in. Outside of a worker, where a handler is an ordinary function, `id` is "" and
-    nobody cancels it."""
+    nobody cancels it.
+
+    Example:
+        >>> current_task().id, current_task().name, current_task().cancel_requested
+        ('0198c5d2-9f6a-7b3c-8d4e-5f6071829304', 'import_rows', False)
+    """
 
     __slots__ = ("_held",)
 
