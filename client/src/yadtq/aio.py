@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from yadtq.aio_bridge import Batcher, LoopQueueSink, LoopSink, in_loop
 from yadtq.aio_dead_letters import AsyncDeadLetterMethods
+from yadtq.backlog import Limit, OnBacklog, limit_of
 from yadtq.client import CancelAnswer, YADTQClient, checked_id
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
@@ -42,6 +43,7 @@ THREADS = 4             # submissions, watches, and two for the rest
 class _Submission(NamedTuple):
     entry: Mapping[str, Any]
     timeout_s: float | None
+    limit: Limit
 
 
 class AsyncWorkerMonitor:
@@ -141,7 +143,7 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
         max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
-        submit_timeout_s: float | None = None,
+        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task; see YADTQClient.submit_task. Submissions of many coroutines at once go out as one batch.
 
@@ -152,11 +154,12 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
         self._connections.check_open()
         entry = {"task": task, "args": args, "kwargs": kwargs, "key": key, "timeout_s": timeout_s, "grace_s": grace_s,
                  "expires_s": expires_s, "max_retries": max_retries, "task_id": task_id, "group": group}
-        return await self._submissions.call(_Submission(entry, submit_timeout_s))
+        limit = limit_of(self.settings, max_backlog, on_backlog)
+        return await self._submissions.call(_Submission(entry, submit_timeout_s, limit))
 
     async def submit_tasks(
         self, tasks: Iterable[TaskSpec | Mapping[str, Any]], *, partial: bool = False,
-        submit_timeout_s: float | None = None,
+        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> list[str]:
         """Submit a batch; see YADTQClient.submit_tasks.
 
@@ -165,7 +168,8 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
             ['0198c5d2-...', ...]
         """
         return await self._in_thread(bind(self._client.submit_tasks, tasks, partial=partial,
-                                          submit_timeout_s=submit_timeout_s))
+                                          submit_timeout_s=submit_timeout_s, max_backlog=max_backlog,
+                                          on_backlog=on_backlog))
 
     # ---- results ----------------------------------------------------------------------------------------------------
     async def get_result(self, task_id: str, timeout: float | None = None) -> Any:
@@ -385,10 +389,10 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
     # ---- in the threads ---------------------------------------------------------------------------------------------
     def _submit_batch(self, submissions: list[_Submission]) -> list[str | BaseException]:
         answers: dict[int, str | BaseException] = {}
-        for timeout_s in dict.fromkeys(one.timeout_s for one in submissions):
-            indexes = [index for index, one in enumerate(submissions) if one.timeout_s == timeout_s]
+        for alike in dict.fromkeys(one[1:] for one in submissions):
+            indexes = [index for index, one in enumerate(submissions) if one[1:] == alike]
             found: Sequence[str | YADTQError] = submit_each(
-                self._client, [submissions[index].entry for index in indexes], timeout_s)
+                self._client, [submissions[index].entry for index in indexes], *alike)
             answers.update(zip(indexes, found, strict=True))
         return [answers[index] for index in range(len(submissions))]
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from yadtq.backlog import Limit, OnBacklog, limit_of
 from yadtq.clearing import clear_all_tasks
 from yadtq.client_dead_letters import DeadLetterMethods
 from yadtq.config import Settings
@@ -131,7 +132,7 @@ class YADTQClient(DeadLetterMethods):
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
         max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
-        submit_timeout_s: float | None = None,
+        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task and return its id, once Kafka has acknowledged it and its record is written.
 
@@ -141,9 +142,12 @@ class YADTQClient(DeadLetterMethods):
         replaces the type's. With a `task_id` a repeated submission is harmless: the task runs once. `group` is a
         label by which many tasks are found, counted and cancelled together.
 
-        Raises InvalidTask, ArgumentNotEncodable, PayloadTooLarge, BacklogFull or KafkaConnectionError: nothing was
-        sent. Or TaskSubmissionTimeout when nobody confirmed it within `submit_timeout_s` (default: the setting): then
-        its outcome is unknown, and `error.task_ids` has the id with which to repeat it.
+        `max_backlog` and `on_backlog` replace the settings: how many tasks may be queued, and whether a submission
+        beyond that raises QueueFull ("refuse") or waits for room ("wait").
+
+        Raises InvalidTask, ArgumentNotEncodable, PayloadTooLarge, BacklogFull, QueueFull or KafkaConnectionError:
+        nothing was sent. Or TaskSubmissionTimeout when nobody confirmed it within `submit_timeout_s` (default: the
+        setting): then its outcome is unknown, and `error.task_ids` has the id with which to repeat it.
 
         Example:
             >>> client.submit_task("division", args=[10, 4], kwargs={"round_to": 1}, key="customer-17")
@@ -155,13 +159,14 @@ class YADTQClient(DeadLetterMethods):
         if any(value is not None for value in rarer.values()):
             entry |= rarer
         self._connections.check_open()
+        limit = limit_of(self.settings, max_backlog, on_backlog)
         prepared = self._preparer.prepare(entry, self._stamp())
-        self._submit([prepared], submit_timeout_s)
+        self._submit([prepared], submit_timeout_s, limit)
         return prepared.message.id
 
     def submit_tasks(
         self, tasks: Iterable[TaskSpec | Mapping[str, Any]], *, partial: bool = False,
-        submit_timeout_s: float | None = None,
+        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> list[str]:
         """Submit a batch, pipelined; returns the ids in the order of the entries.
 
@@ -170,14 +175,17 @@ class YADTQClient(DeadLetterMethods):
 
         When some are refused, nothing is sent and BatchRefused says which and why (`error.refused`: index to error).
         With `partial=True` the good ones are submitted first, and BatchRefused then has their ids (`error.ids`, None
-        where refused). TaskSubmissionTimeout (nothing was confirmed for `submit_timeout_s`) names the tasks whose
-        outcome is unknown (`task_ids`), those that were not sent (`not_sent`), and all ids in order (`ids`).
+        where refused). QueueFull when there is not room for all of them, and nothing was sent; with
+        `on_backlog="wait"` a batch of any size goes out as the queue has room. TaskSubmissionTimeout (nothing was
+        confirmed for `submit_timeout_s`) names the tasks whose outcome is unknown (`task_ids`), those that were not
+        sent (`not_sent`), and all ids in order (`ids`).
 
         Example:
             >>> client.submit_tasks([{"task": "addition", "args": [n, 1]} for n in range(1000)])
             ['0198c5d2-...', ...]
         """
         self._connections.check_open()
+        limit = limit_of(self.settings, max_backlog, on_backlog)
         prepared, refused = self._preparer.prepare_many(tasks, self._stamp())
         accepted = prepared if not refused else [one for one in prepared if one is not None]
         good: list[Prepared] = [one for one in accepted if one is not None]
@@ -185,7 +193,7 @@ class YADTQClient(DeadLetterMethods):
             raise BatchRefused(_refusal(refused, len(prepared), "nothing was submitted"), (None,) * len(prepared),
                                refused)
         if good:
-            self._submit(good, submit_timeout_s)
+            self._submit(good, submit_timeout_s, limit)
         if refused:
             raise BatchRefused(_refusal(refused, len(prepared), f"{len(good)} were submitted"),
                                tuple(one.message.id if one else None for one in prepared), refused)
@@ -360,10 +368,10 @@ class YADTQClient(DeadLetterMethods):
     def _stamp(self) -> Stamp:
         return Stamp(self._clear_numbers.get(), self._connections.kafka.partitions, int(time.time() * 1000))
 
-    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None) -> None:
+    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
         timeout_s = self.settings.submit_timeout_s if submit_timeout_s is None else submit_timeout_s
         try:
-            self._submitter.submit(prepared, timeout_s)
+            self._submitter.submit(prepared, timeout_s, limit)
         except TaskSubmissionTimeout as error:
             unknown = set(error.task_ids)
             for one in prepared:

@@ -57,6 +57,8 @@ DURABILITY = "auto"
 SUBMIT_TIMEOUT_S = 30.0
 MAX_IN_FLIGHT = 100_000
 MAX_PAYLOAD_BYTES = 900_000
+MAX_BACKLOG = 0
+ON_BACKLOG = "refuse"
 # ---- running tasks --------------------------------------------------------------------------------------------------
 TASKS: tuple[str, ...] = ()
 TASK_TIMEOUT = 10.0
@@ -215,6 +217,14 @@ class Settings:
     max_payload_bytes: int = option(
         MAX_PAYLOAD_BYTES, "Largest encoded arguments or result; below the brokers' limit with room for the rest of "
         "the message.", used_by="client, worker", unit="bytes", low=64, high=16_777_216)
+
+    max_backlog: int = option(
+        MAX_BACKLOG, "Tasks that may be QUEUED, 0: any number (Kafka keeps them on disk). Set it where a queue that "
+        "falls behind is worth nothing, or where what submits can wait.", used_by="client", unit="tasks", low=0,
+        high=1_000_000_000)
+    on_backlog: str = option(
+        ON_BACKLOG, "What becomes of a submission beyond max_backlog: QUEUE_FULL at once, or it waits for room, up to "
+        "submit_timeout_s.", used_by="client", choices=("refuse", "wait"))
 
     # ---- running tasks
     tasks: tuple[str, ...] = option(

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from yadtq.backlog import Backlog
 from yadtq.config import Settings
 from yadtq.errors import ClientClosed
 from yadtq.store_watch import StoreWatch
@@ -99,6 +100,11 @@ class Connections:
     def backend(self) -> ResultBackend:
         """The result backend (not connected by this alone)."""
         return self._parts.get("backend") or self._make("backend", lambda: self.opener.backend(self.settings))
+
+    @property
+    def backlog(self) -> Backlog:
+        """How many tasks are queued, about."""
+        return self._parts.get("backlog") or self._make("backlog", lambda: Backlog(self.backend))
 
     @property
     def store(self) -> StoreWatch:

@@ -163,6 +163,16 @@ class BacklogFull(YADTQError):
     retryable = True
 
 
+class QueueFull(BacklogFull):
+    """Too many tasks are queued; `waiting` of them, where `limit` are allowed, and `count` more were to come."""
+
+    code = "QUEUE_FULL"
+
+    def __init__(self, message: str | None = None, *, waiting: int = 0, limit: int = 0, count: int = 1) -> None:
+        super().__init__(message)
+        self.waiting, self.limit, self.count = waiting, limit, count
+
+
 class BatchRefused(YADTQError):
     """Some entries of a batch were not submitted; `refused` maps index to error, `ids` has the accepted ids."""
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yadtq.backlog import LOOK_AGAIN_S, UNLIMITED, Limit
 from yadtq.errors import (
     BacklogFull,
     BatchRefused,
@@ -91,14 +92,17 @@ class Submitter:
     def __init__(self, connections: Connections, clear_numbers: ClearNumbers) -> None:
         self._connections, self._clear_numbers = connections, clear_numbers
 
-    def submit(self, prepared: Sequence[Prepared], timeout_s: float) -> None:
+    def submit(self, prepared: Sequence[Prepared], timeout_s: float, limit: Limit = UNLIMITED) -> None:
         """Return when Kafka has acknowledged all and their records are written.
 
         `timeout_s` is how long *nothing* may be confirmed: a batch of any size goes on while it gets ahead.
-        Raises TaskSubmissionTimeout, KafkaConnectionError or BacklogFull (both: nothing was sent), or, when Kafka
-        refuses single tasks for good, BatchRefused.
+        `limit` says how many tasks may be queued; when it is not to be waited for, there is room for all or none.
+        Raises TaskSubmissionTimeout, KafkaConnectionError, BacklogFull or QueueFull (all three: nothing was sent), or,
+        when Kafka refuses single tasks for good, BatchRefused.
         """
-        run = _Run(self._connections, timeout_s)
+        if limit.most and not limit.wait:
+            self._connections.backlog.take_all(len(prepared), limit, timeout_s)
+        run = _Run(self._connections, timeout_s, limit if limit.wait else UNLIMITED)
         again: Sequence[Prepared] = prepared
         while again:
             run.send_all(again)
@@ -109,8 +113,8 @@ class Submitter:
 class _Run:
     """One call of `submit`: what is under way, and what became of the rest."""
 
-    def __init__(self, connections: Connections, timeout_s: float) -> None:
-        self._connections, self._timeout_s = connections, timeout_s
+    def __init__(self, connections: Connections, timeout_s: float, limit: Limit) -> None:
+        self._connections, self._timeout_s, self._limit = connections, timeout_s, limit
         self._deadline = time.monotonic() + timeout_s
         self._window: deque[tuple[Sequence[Prepared], Acks]] = deque()
         self.cleared: list[Prepared] = []
@@ -121,15 +125,35 @@ class _Run:
 
     def send_all(self, prepared: Sequence[Prepared]) -> None:
         """Send and record everything, or stop at the first chunk that can't be confirmed in time."""
-        for start in range(0, len(prepared), CHUNK):
-            chunk = prepared[start:start + CHUNK] if len(prepared) > CHUNK else prepared
-            if not self._send(chunk):
-                self.not_sent += [one.message.id for one in prepared[start:]]
+        done = 0
+        while done < len(prepared):
+            size = self._room(min(CHUNK, len(prepared) - done))
+            chunk = prepared[done:done + size] if size < len(prepared) else prepared
+            if not size or not self._send(chunk):
                 break
+            done += size
             if not self._record(chunk) or not self._await_kafka(CHUNKS_UNDER_WAY - 1):
-                self.not_sent += [one.message.id for one in prepared[start + CHUNK:]]
                 break
+        self.not_sent += [one.message.id for one in prepared[done:]]
         self._await_kafka(0)
+
+    def _room(self, count: int) -> int:
+        """For how many of `count` tasks the queue has room, waiting for one at least; 0: for none in time."""
+        if not self._limit.most:
+            return count
+        backlog, left_s = self._connections.backlog, self._timeout_s
+        try:
+            while not (taken := backlog.take(count, self._limit, max(left_s, 0.1))):
+                left_s = self._deadline - time.monotonic()
+                if left_s <= LOOK_AGAIN_S:
+                    self.failure = backlog.full(count, self._limit)
+                    return 0
+                time.sleep(LOOK_AGAIN_S)
+                self._connections.check_open()
+        except YADTQError as error:
+            self.failure = error
+            return 0
+        return taken
 
     def _got_ahead(self) -> None:
         self._deadline = time.monotonic() + self._timeout_s
@@ -234,7 +258,10 @@ class _Run:
                 {index: self.refused[one] for index, one in enumerate(ids) if one in self.refused})
 
     def _sentence(self, count: int, cause: YADTQError | None) -> str:
-        first = next(iter(self.unknown), "")
+        if not self.unknown:
+            return (f"{len(self.not_sent)} of {count} tasks were not sent within {self._timeout_s:g} s: "
+                    f"{cause.message if cause else 'no reason is known'}; the others are submitted")
+        first = next(iter(self.unknown))
         which = f"the task {first}" if count == 1 else f"{len(self.unknown)} of {count} tasks (the first: {first})"
         rest = f"; {len(self.not_sent)} more were not sent" if self.not_sent else ""
         why = cause.message if cause is not None else "it came after the time limit of a submission"

@@ -7,31 +7,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from yadtq.backlog import UNLIMITED, Limit
 from yadtq.errors import BatchRefused, TaskSubmissionTimeout, YADTQError
 
 if TYPE_CHECKING:
+    from yadtq.backlog import Backlog
     from yadtq.client import YADTQClient
+    from yadtq.submission import Prepared
 
 
 def submit_each(
-    client: YADTQClient, entries: Sequence[Mapping[str, Any]], timeout_s: float | None,
+    client: YADTQClient, entries: Sequence[Mapping[str, Any]], timeout_s: float | None, limit: Limit,
 ) -> list[str | YADTQError]:
     """Submit the entries together; per entry its id, or what its own `submit_task` would have raised."""
     prepared, refused = client._preparer.prepare_many(entries, client._stamp(), repeats=True)
     errors: dict[str, YADTQError] = {}
     good = [one for one in prepared if one is not None]
-    if good:
-        try:
-            client._submit(good, timeout_s)
-        except TaskSubmissionTimeout as late:
-            lost = {*late.task_ids, *late.not_sent}
-            errors = {one: _own(late, one) for one in late.ids if one in lost}
-        except BatchRefused as partly:
-            errors = {good[index].message.id: error for index, error in partly.refused.items()}
-        except YADTQError as error:             # nothing was sent
-            errors = dict.fromkeys((one.message.id for one in good), error)
+    try:
+        if limit.most and not limit.wait:       # as many as there is room for: each was submitted by itself
+            good, limit = _admitted(client._connections.backlog, good, limit, errors), UNLIMITED
+        if good:
+            client._submit(good, timeout_s, limit)
+    except TaskSubmissionTimeout as late:
+        lost = {*late.task_ids, *late.not_sent}
+        errors |= {one: _own(late, one) for one in late.ids if one in lost}
+    except BatchRefused as partly:
+        errors |= {good[index].message.id: error for index, error in partly.refused.items()}
+    except YADTQError as error:                 # nothing was sent
+        errors |= dict.fromkeys((one.message.id for one in good), error)
     return [refused[index] if one is None else errors.get(one.message.id, one.message.id)
             for index, one in enumerate(prepared)]
+
+
+def _admitted(backlog: Backlog, good: list[Prepared], limit: Limit, errors: dict[str, YADTQError]) -> list[Prepared]:
+    room = backlog.take(len(good), limit)
+    full = backlog.full(1, limit)
+    errors |= dict.fromkeys((one.message.id for one in good[room:]), full)
+    return good[:room]
 
 
 def _own(late: TaskSubmissionTimeout, task_id: str) -> TaskSubmissionTimeout:

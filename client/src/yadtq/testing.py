@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from yadtq.aio import AsyncYADTQClient
+from yadtq.backlog import Limit
 from yadtq.client import YADTQClient
 from yadtq.config import Settings
 from yadtq.connections import Opener, RealOpener
@@ -109,8 +110,8 @@ class InMemoryYADTQ(YADTQClient):
             if self._inline:
                 self._worker.run_pending()
 
-    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None) -> None:
-        super()._submit(prepared, submit_timeout_s)
+    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
+        super()._submit(prepared, submit_timeout_s, limit)
         if self._inline:
             self._worker.run_pending()
 

@@ -15,7 +15,14 @@ import click
 
 from yadtq.cli import exits
 from yadtq.cli.values import plain
-from yadtq.errors import ConfigurationError, KafkaConnectionError, RedisConnectionError, TaskFailed, YADTQError
+from yadtq.errors import (
+    ConfigurationError,
+    KafkaConnectionError,
+    QueueFull,
+    RedisConnectionError,
+    TaskFailed,
+    YADTQError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,6 +132,8 @@ def error_fields(error: YADTQError) -> dict[str, Any]:
         fields |= {"type": error.error_type, "traceback": error.remote_traceback}
     if getattr(error, "task_ids", None):
         fields["task_ids"] = list(getattr(error, "task_ids", ()))
+    if isinstance(error, QueueFull):
+        fields |= {"waiting": error.waiting, "limit": error.limit}
     return fields
 
 

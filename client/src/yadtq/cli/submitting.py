@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import click
 
+from yadtq.backlog import OnBacklog
 from yadtq.cli import exits
 from yadtq.cli.context import Context, command
 from yadtq.cli.results import print_outcome, print_outcomes
@@ -34,12 +35,16 @@ def complete_task(context: click.Context, parameter: click.Parameter, incomplete
 @click.option("--group", metavar="LABEL", help="A label by which many tasks are found, counted and cancelled.")
 @click.option("--batch", type=click.File("rb"), metavar="FILE",
               help='Submit a batch: one JSON object a line, {"task": ..., "args": [...], ...}; - for standard input.')
+@click.option("--max-backlog", type=click.IntRange(min=0), metavar="N",
+              help="Only while so few tasks are queued (the setting max_backlog).")
+@click.option("--on-backlog", type=click.Choice(["refuse", "wait"]), help="Beyond that: fail, or wait for room.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, metavar="S",
               help="How long --wait waits, in seconds.")
 @command
 def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: IO[bytes] | None, wait: bool,
-           timeout: float, kwargs: str | None, **options: Any) -> int:
+           timeout: float, kwargs: str | None, max_backlog: int | None, on_backlog: OnBacklog | None,
+           **options: Any) -> int:
     """Submit a task, and print its id.
 
     ARGS are JSON, one argument each; a word that is no JSON stands for itself.
@@ -50,16 +55,18 @@ def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: 
       yadtq submit matrix_addition '[[1,2],[3,4]]' '[[5,6],[7,8]]'
       yadtq submit --batch tasks.jsonl --json
     """
+    limit: dict[str, Any] = {"max_backlog": max_backlog, "on_backlog": on_backlog}
     if batch is not None:
         if task is not None:
             raise click.UsageError("give either a task or --batch, not both")
-        return _submit_batch(context, _lines(batch), wait=wait, timeout=timeout)
+        return _submit_batch(context, _lines(batch), limit, wait=wait, timeout=timeout)
     if task is None:
         raise click.UsageError("which task? Such as: yadtq submit addition 1 2")
     mistaken = next((one for one in args if one.startswith("--") and one != "--"), None)
     if mistaken is not None:
         raise click.UsageError(f"no such option: {mistaken}")
-    task_id = context.client.submit_task(task, [argument(one) for one in args], keyword_arguments(kwargs), **options)
+    task_id = context.client.submit_task(task, [argument(one) for one in args], keyword_arguments(kwargs), **options,
+                                         **limit)
     if wait:
         return print_outcome(context, task_id, timeout)
     if context.json:
@@ -69,9 +76,9 @@ def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: 
     return exits.OK
 
 
-def _submit_batch(context: Context, entries: list[Any], *, wait: bool, timeout: float) -> int:
+def _submit_batch(context: Context, entries: list[Any], limit: dict[str, Any], *, wait: bool, timeout: float) -> int:
     try:
-        ids = context.client.submit_tasks(entries)
+        ids = context.client.submit_tasks(entries, **limit)
     except BatchRefused as refusal:
         if context.json:
             context.print_json({"error": {"code": refusal.code, "message": refusal.message}, "refused": {
