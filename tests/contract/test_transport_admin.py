@@ -119,6 +119,22 @@ def test_offsets_are_told_and_records_deleted_below_them(settings: Settings) -> 
     admin.close()
 
 
+def test_a_broker_that_does_not_know_the_topic_yet_is_no_other_kafka(
+        real: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin: Any = open_admin(real)
+    admin.ensure_topics()
+    known, ask, asked = admin.identity(), admin._admin.describe_topics, []
+
+    def not_yet(names: list[str]) -> list[dict[str, object]]:
+        asked.append(names)
+        return [{"error_code": 3, "name": names[0], "topic_id": None}] if len(asked) < 3 else ask(names)
+
+    monkeypatch.setattr(admin._admin, "describe_topics", not_yet)
+    assert admin.identity() == known
+    assert len(asked) == 3
+    admin.close()
+
+
 def test_what_a_group_committed_is_told(real: Settings) -> None:
     from yadtq.transport.connection import connect_kafka_python, import_kafka
 

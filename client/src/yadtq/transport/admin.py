@@ -210,8 +210,17 @@ class KafkaAdmin(Guarded):
 
     def identity(self) -> str:
         """What epochs are counted in: cluster and heartbeat topic; see `Admin.identity`."""
-        topic = self._call(self._admin.describe_topics, [self._settings.kafka_heartbeat_topic])[0]
-        return f"{self.cluster_id()}/{topic.get('topic_id') or '-'}"
+        end_s = time.monotonic() + self._timeout_s
+        while True:
+            # each question may go to another broker, and one that has just started may not know the topic yet: what it
+            # says would be taken for another Kafka's
+            topic = self._call(self._admin.describe_topics, [self._settings.kafka_heartbeat_topic])[0]
+            if topic["error_code"] == _NO_ERROR:
+                return f"{self.cluster_id()}/{topic.get('topic_id') or '-'}"
+            if time.monotonic() >= end_s:
+                raise KafkaConnectionError(f"topic {self._settings.kafka_heartbeat_topic} is not known to Kafka after "
+                                           f"{self._timeout_s:g} s")
+            time.sleep(RETRY_BACKOFF_MS / 1000)
 
     def close(self) -> None:
         """Release the connections. Idempotent."""
