@@ -1,9 +1,10 @@
 """The janitor of a host: deletes what nobody needs any more, in small portions, all the time.
 
 A process of its own. For the partitions that this host owns it deletes records below the committed offset from Kafka
-(task topics never delete by age, and the bound keeps a rewound offset from running old tasks again) and lets ended
-records expire in Redis (PROTOCOL.md rule 7). It completes a `clear_all_tasks` whose caller died. It decides nothing
-about tasks, and nothing waits for it: when Kafka or Redis is away it tries again later.
+(task topics never delete by age, and the bound keeps a rewound offset from running old tasks again), where it owns
+partition 0 also what the schedulers have committed, and lets ended records expire in Redis (PROTOCOL.md rule 7). It
+completes a `clear_all_tasks` whose caller died. It decides nothing about tasks, and nothing waits for it: when Kafka or
+Redis is away it tries again later.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from yadtq.errors import YADTQError
+from yadtq.names import scheduler_group
 from yadtqd.beater import Beater, patience_s
 from yadtqd.exits import Exit
 from yadtqd.worker_state import WorkerState
@@ -46,7 +48,8 @@ class Janitor:
         self._admin: Admin | None = None
         self._backend: ResultBackend | None = None
         self._deleted: dict[int, tuple[int, float]] = {}        # per partition: up to where, when (monotonic s)
-        self._expire_at = self._clear_at = 0.0
+        self._fired_at = self._expire_at = self._clear_at = 0.0
+        self._fired: dict[int, int] = {}                        # per level of the delayed topic: deleted up to here
         self._clear_seen: tuple[bytes, float] | None = None     # a pending clear, and since when
 
     def run(self) -> int:
@@ -65,6 +68,9 @@ class Janitor:
         """Each chore for itself: a Kafka that refuses to delete must not let Redis fill up. False if one failed."""
         committed = {p: self._table[p].committed for p in self._table.owned() if self._table[p].committed}
         done = self._try(lambda: self._delete_records(committed, now))
+        if now >= self._fired_at and 0 in self._table.owned():      # one host is enough, and somebody owns that one
+            self._fired_at = now + SPARE_S
+            done = self._try(self._delete_fired) and done
         if now >= self._expire_at:
             done = self._try(lambda: self._expire(committed, now)) and done
         if now >= self._clear_at:
@@ -93,6 +99,15 @@ class Janitor:
         begins = self._kafka().delete_records(self._settings.kafka_task_topic, due)
         for partition, position in due.items():
             self._deleted[partition] = max(position, begins.get(partition, 0)), now
+
+    def _delete_fired(self) -> None:
+        """What the schedulers have published and committed, from the delayed topic."""
+        topic = self._settings.kafka_delayed_topic
+        committed = self._kafka().committed(scheduler_group(self._settings.kafka_group), topic)
+        due = {level: at for level, at in committed.items() if at > self._fired.get(level, 0)}
+        if due:
+            self._kafka().delete_records(topic, due)
+            self._fired |= due
 
     def _kafka(self) -> Admin:
         if self._admin is None:
@@ -127,8 +142,8 @@ class Janitor:
         if now - self._clear_seen[1] < CLEAR_GRACE_S:
             return
         log.warning("a clear_all_tasks was broken off: completing it")
-        if pending.offsets:
-            self._kafka().delete_records(self._settings.kafka_task_topic, pending.offsets)
+        self._kafka().delete_records(self._settings.kafka_task_topic, pending.offsets)
+        self._kafka().delete_records(self._settings.kafka_delayed_topic, pending.delayed)
         while self._redis().drop_cleared(DROP_BATCH):
             self._ctx.slot.beat(time.monotonic_ns())
         self._redis().clear_done(pending)

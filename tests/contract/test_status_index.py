@@ -82,7 +82,7 @@ def test_clear_hides_everything_at_once_and_drops_it_in_steps(backend: ResultBac
     old = submit(backend, 3000)
     finish(backend, old[:1000], result=b"x" * 5000)
     backend.cancel([new_task_id()])
-    numbers = backend.raise_clear({0: 17, 1: 4})
+    numbers = backend.raise_clear({0: 17, 1: 4}, {8: 3})
     assert numbers == backend.clear_numbers() == [numbers[0]] * SHARDS
     assert backend.read(old) == [None] * 3000
     assert sum(backend.counts().values()) == 0
@@ -92,6 +92,7 @@ def test_clear_hides_everything_at_once_and_drops_it_in_steps(backend: ResultBac
     pending = backend.pending_clear()
     assert pending is not None
     assert pending.offsets == {0: 17, 1: 4}
+    assert pending.delayed == {8: 3}
     steps = []
     while (dropped := backend.drop_cleared(320)) > 0:
         steps.append(dropped)

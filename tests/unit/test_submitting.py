@@ -101,17 +101,18 @@ def test_a_wait_that_begins_while_the_client_closes_ends() -> None:
     assert isinstance(sink.outcome.lost, ClientClosed)
 
 
-@pytest.mark.parametrize(("number", "end", "done"), [(5, 10, True), (6, 10, False), (5, 12, False)])
-def test_a_clear_ends_its_own_intent_alone(number: int, end: int, done: bool) -> None:
+@pytest.mark.parametrize(("number", "end", "delayed", "done"), [
+    (5, 10, 20, True), (6, 10, 20, False), (5, 12, 20, False), (5, 10, 21, False)])
+def test_a_clear_ends_its_own_intent_alone(number: int, end: int, delayed: int, done: bool) -> None:
     """Another one that was begun meanwhile, and whose caller died, is the janitor's to complete."""
     ended: list[PendingClear] = []
     backend = SimpleNamespace(
-        raise_clear=lambda ends: [5] * 16, drop_cleared=lambda limit: 0, clear_done=ended.append,
-        pending_clear=lambda: PendingClear((number,) * 16, {0: end}))
-    admin = SimpleNamespace(ensure_topics=lambda: 1, end_offsets=lambda topic: {0: 10}, close=lambda: None,
-                            delete_records=lambda topic, ends: None)
+        raise_clear=lambda ends, delayed: [5] * 16, drop_cleared=lambda limit: 0, clear_done=ended.append,
+        pending_clear=lambda: PendingClear((number,) * 16, {0: end}, {0: delayed}))
+    admin = SimpleNamespace(ensure_topics=lambda: 1, end_offsets=lambda topic: {0: 10 if topic == "t" else 20},
+                            close=lambda: None, delete_records=lambda topic, ends: None)
     connections: Any = SimpleNamespace(
-        backend=backend, admin=lambda: admin, settings=SimpleNamespace(kafka_task_topic="t"),
+        backend=backend, admin=lambda: admin, settings=SimpleNamespace(kafka_task_topic="t", kafka_delayed_topic="d"),
         waiter=SimpleNamespace(look_again=lambda: None))
     clear_all_tasks(connections, ClearNumbers(connections))
     assert bool(ended) is done

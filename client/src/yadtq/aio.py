@@ -23,7 +23,7 @@ from yadtq.client import CancelAnswer, YADTQClient, checked_id
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
 from yadtq.results import TaskOutcome
-from yadtq.submission import Task, TaskSpec
+from yadtq.submission import Due, Task, TaskSpec
 from yadtq.submit_each import submit_each
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, When
@@ -141,9 +141,10 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
     # ---- submitting -------------------------------------------------------------------------------------------------
     async def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
-        timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
-        max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
-        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
+        delay_s: float | None = None, due: Due = None, timeout_s: float | None = None, grace_s: float | None = None,
+        expires_s: float | None = None, max_retries: int | None = None, task_id: str | None = None,
+        group: str | None = None, submit_timeout_s: float | None = None, max_backlog: int | None = None,
+        on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task; see YADTQClient.submit_task. Submissions of many coroutines at once go out as one batch.
 
@@ -152,8 +153,9 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
             ['0198c5d2-...', ...]
         """
         self._connections.check_open()
-        entry = {"task": task, "args": args, "kwargs": kwargs, "key": key, "timeout_s": timeout_s, "grace_s": grace_s,
-                 "expires_s": expires_s, "max_retries": max_retries, "task_id": task_id, "group": group}
+        entry = {"task": task, "args": args, "kwargs": kwargs, "key": key, "delay_s": delay_s, "due": due,
+                 "timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s, "max_retries": max_retries,
+                 "task_id": task_id, "group": group}
         limit = limit_of(self.settings, max_backlog, on_backlog)
         return await self._submissions.call(_Submission(entry, submit_timeout_s, limit))
 

@@ -22,7 +22,7 @@ from yadtq.errors import BatchRefused, ConfigurationError, InvalidTask, TaskSubm
 from yadtq.partitioning import Partitioner
 from yadtq.producer import ClearNumbers, Submitter
 from yadtq.results import Results, TaskOutcome
-from yadtq.submission import Prepared, Preparer, Stamp, Task, TaskSpec
+from yadtq.submission import Due, Prepared, Preparer, Stamp, Task, TaskSpec
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, TasksQuery, When
 
@@ -130,17 +130,20 @@ class YADTQClient(DeadLetterMethods):
     # ---- submitting -------------------------------------------------------------------------------------------------
     def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
-        timeout_s: float | None = None, grace_s: float | None = None, expires_s: float | None = None,
-        max_retries: int | None = None, task_id: str | None = None, group: str | None = None,
-        submit_timeout_s: float | None = None, max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
+        delay_s: float | None = None, due: Due = None, timeout_s: float | None = None, grace_s: float | None = None,
+        expires_s: float | None = None, max_retries: int | None = None, task_id: str | None = None,
+        group: str | None = None, submit_timeout_s: float | None = None, max_backlog: int | None = None,
+        on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task and return its id, once Kafka has acknowledged it and its record is written.
 
         `task` is the name of a task type, or the function declared with `@task`. Tasks with the same `key` go to the
-        same partition (CRC-32 of the key modulo the partitions). `timeout_s` and `grace_s` replace the soft time-out
-        and what follows until the hard one; a task not started within `expires_s` ends as TaskExpired; `max_retries`
-        replaces the type's. With a `task_id` a repeated submission is harmless: the task runs once. `group` is a
-        label by which many tasks are found, counted and cancelled together.
+        same partition (CRC-32 of the key modulo the partitions). It is SCHEDULED, and does not start before `delay_s`
+        seconds have passed, or before `due` (Unix seconds, or a datetime with a time zone). `timeout_s` and `grace_s`
+        replace the soft time-out and what follows until the hard one; a task not started within `expires_s` (counted
+        from when it is due) ends as TaskExpired; `max_retries` replaces the type's. With a `task_id` a repeated
+        submission is harmless: the task runs once. `group` is a label by which many tasks are found, counted and
+        cancelled together.
 
         `max_backlog` and `on_backlog` replace the settings: how many tasks may be queued, and whether a submission
         beyond that raises QueueFull ("refuse") or waits for room ("wait").
@@ -154,8 +157,8 @@ class YADTQClient(DeadLetterMethods):
             '0198c5d2-9f6a-7b3c-8d4e-5f6071829304'
         """
         entry: dict[str, Any] = {"task": task, "args": args, "kwargs": kwargs, "key": key}
-        rarer = {"timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s, "max_retries": max_retries,
-                 "task_id": task_id, "group": group}
+        rarer = {"delay_s": delay_s, "due": due, "timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s,
+                 "max_retries": max_retries, "task_id": task_id, "group": group}
         if any(value is not None for value in rarer.values()):
             entry |= rarer
         self._connections.check_open()
@@ -170,8 +173,8 @@ class YADTQClient(DeadLetterMethods):
     ) -> list[str]:
         """Submit a batch, pipelined; returns the ids in the order of the entries.
 
-        An entry is a dict with `task` and any of `args`, `kwargs`, `key`, `timeout_s`, `grace_s`, `expires_s`,
-        `max_retries`, `task_id`, `group`, as in `submit_task`. All are checked before anything is sent.
+        An entry is a dict with `task` and any of `args`, `kwargs`, `key`, `delay_s`, `due`, `timeout_s`, `grace_s`,
+        `expires_s`, `max_retries`, `task_id`, `group`, as in `submit_task`. All are checked before anything is sent.
 
         When some are refused, nothing is sent and BatchRefused says which and why (`error.refused`: index to error).
         With `partial=True` the good ones are submitted first, and BatchRefused then has their ids (`error.ids`, None

@@ -19,7 +19,7 @@ from yadtq.records import ENDED, SHOWN_STATES, Claim, ClaimEntry, FinishEntry, P
 
 @dataclass
 class _Record:
-    """One task. `state` as in Redis: Q P R X OK KO CX; `shown`: PROCESSING is shown."""
+    """One task. `state` as in Redis: Q S P R X OK KO CX; `shown`: PROCESSING is shown."""
 
     state: str
     task: str
@@ -37,6 +37,7 @@ class _Record:
     error: bytes = b""
     group: str = ""
     replay: int = 0
+    due_ms: int | None = None
     waiters: set[str] = field(default_factory=set)
 
     def seen_as(self) -> str:
@@ -50,8 +51,8 @@ class _Record:
             cancel_asked=self.cancel_asked, g=self.g, task=self.task, submitted_ms=self.submitted_ms,
             started_ms=self.started_ms, ended_ms=self.ended_ms, offset=self.offset, worker=self.worker,
             shown=self.shown, result=self.result or None, error=self.error or None, has_result=bool(self.result),
-            expired=False, due_ms=None, replay=self.replay, seen=0, lone=0, apart=False, waiters=tuple(self.waiters),
-            group=self.group)
+            expired=False, due_ms=self.due_ms, replay=self.replay, seen=0, lone=0, apart=False,
+            waiters=tuple(self.waiters), group=self.group)
 
 
 class MemorySubscription:
@@ -101,9 +102,10 @@ class MemoryBackend:
             return "CLEARED"
         record, waiters = self._of_this_life(entry.id, entry.replay)
         if record is None or record.state == "X":
-            self._records[entry.id] = _Record("Q", entry.task, entry.g, entry.submitted_ms, entry.partition,
-                                              cancel_asked=record is not None, group=entry.group or "",
-                                              replay=entry.replay, waiters=waiters)
+            self._records[entry.id] = _Record(
+                "Q" if entry.due_ms is None else "S", entry.task, entry.g, entry.submitted_ms, entry.partition,
+                cancel_asked=record is not None, group=entry.group or "", replay=entry.replay, due_ms=entry.due_ms,
+                waiters=waiters)
         return "DONE"
 
     def _of_this_life(self, task_id: str, replay: int) -> tuple[_Record | None, set[str]]:
@@ -284,7 +286,8 @@ class MemoryBackend:
         """The clear number of each shard."""
         return list(self._clear)
 
-    def raise_clear(self, offsets: dict[int, int] | None = None, *, timeout_s: float | None = None) -> list[int]:
+    def raise_clear(self, offsets: dict[int, int] | None = None, delayed: dict[int, int] | None = None, *,
+                    timeout_s: float | None = None) -> list[int]:
         """Hide everything older."""
         with self._lock:
             self._clear = [number + 1 for number in self._clear]

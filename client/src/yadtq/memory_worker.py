@@ -30,6 +30,7 @@ from yadtq.errors import (
 )
 from yadtq.heartbeat import Heartbeat, encode_heartbeat
 from yadtq.memory_backend import MemoryBackend
+from yadtq.memory_scheduler import MemoryScheduler
 from yadtq.records import ClaimEntry, FinishEntry
 from yadtq.task import (
     TaskError,
@@ -58,6 +59,7 @@ class MemoryWorker:
         admin = MemoryAdmin(settings)
         partitions = admin.ensure_topics()
         self._consumer, self._producer = MemoryConsumer(settings), MemoryProducer(settings)
+        self._delayed = MemoryScheduler(settings, self._producer)
         self._next = dict.fromkeys(range(partitions), 0)    # per partition: the offset that is read next
         self._consumer.assign(settings.kafka_task_topic, self._next)
         self._running = threading.Event()           # cleared: paused
@@ -107,6 +109,7 @@ class MemoryWorker:
         self._beat("STOPPED")
         self._producer.close(1)
         self._consumer.close()
+        self._delayed.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -117,9 +120,10 @@ class MemoryWorker:
                     self._work(record)
 
     def _poll(self, seconds: float) -> Record | None:
-        """The next task. What clear_all_tasks has deleted meanwhile is jumped over."""
+        """The next task; what clear_all_tasks has deleted meanwhile is jumped over. Inline, no delay is waited for."""
+        due_s = self._delayed.fire_due(at_once=self._thread is None)
         try:
-            records = self._consumer.poll(1, seconds)
+            records = self._consumer.poll(1, min(seconds, due_s))
         except OffsetOutOfRange as jump:
             self._next[jump.partition] = jump.earliest
             self._consumer.assign(self._settings.kafka_task_topic, self._next)

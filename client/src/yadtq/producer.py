@@ -41,6 +41,15 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 REFUSALS = (InvalidTask, KafkaRefused, UnknownTopic)    # Kafka answered that it takes no such record: never written
 
 
+def _parts(prepared: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+    """By the topic they go to: what is due at once, then what is due later."""
+    later = [one for one in prepared if one.message.due_ms is not None]
+    if not later:
+        return [prepared]
+    now = [one for one in prepared if one.message.due_ms is None]
+    return [now, later] if now else [later]
+
+
 class Acks:
     """Kafka's answers to one chunk; called by the transport's thread, once a record."""
 
@@ -101,7 +110,7 @@ class Submitter:
         when Kafka refuses single tasks for good, BatchRefused.
         """
         if limit.most and not limit.wait:
-            self._connections.backlog.take_all(len(prepared), limit, timeout_s)
+            self._connections.backlog.take_all(sum(one.message.due_ms is None for one in prepared), limit, timeout_s)
         run = _Run(self._connections, timeout_s, limit if limit.wait else UNLIMITED)
         again: Sequence[Prepared] = prepared
         while again:
@@ -125,9 +134,19 @@ class _Run:
 
     def send_all(self, prepared: Sequence[Prepared]) -> None:
         """Send and record everything, or stop at the first chunk that can't be confirmed in time."""
+        for part in _parts(prepared):
+            if self.failure is None:
+                self._send_part(part)
+            else:
+                self.not_sent += [one.message.id for one in part]
+        self._await_kafka(0)
+
+    def _send_part(self, prepared: Sequence[Prepared]) -> None:
         done = 0
         while done < len(prepared):
-            size = self._room(min(CHUNK, len(prepared) - done))
+            size = min(CHUNK, len(prepared) - done)
+            if prepared[0].message.due_ms is None:          # what is due later is not queued yet
+                size = self._room(size)
             chunk = prepared[done:done + size] if size < len(prepared) else prepared
             if not size or not self._send(chunk):
                 break
@@ -135,7 +154,6 @@ class _Run:
             if not self._record(chunk) or not self._await_kafka(CHUNKS_UNDER_WAY - 1):
                 break
         self.not_sent += [one.message.id for one in prepared[done:]]
-        self._await_kafka(0)
 
     def _room(self, count: int) -> int:
         """For how many of `count` tasks the queue has room, waiting for one at least; 0: for none in time."""
@@ -162,11 +180,11 @@ class _Run:
         """Hand a chunk to the transport, waiting while its backlog is full. False: it did not take it."""
         pause_s = FIRST_PAUSE_S
         acks = Acks(len(chunk))
-        items = [(one.partition, one.value, one.key) for one in chunk]
+        topic, items = self._items(chunk)
         while True:
             try:
                 kafka = self._connections.kafka
-                kafka.producer.send_many(self._connections.settings.kafka_task_topic, items, acks)
+                kafka.producer.send_many(topic, items, acks)
             except BacklogFull as full:
                 if time.monotonic() + pause_s >= self._deadline:
                     self.failure = full
@@ -182,6 +200,14 @@ class _Run:
             else:
                 self._window.append((chunk, acks))
                 return True
+
+    def _items(self, chunk: Sequence[Prepared]) -> tuple[str, list[tuple[int, bytes, bytes | None]]]:
+        """What is produced where: what is due later to its level of the delayed topic."""
+        settings = self._connections.settings
+        if chunk[0].message.due_ms is None:
+            return settings.kafka_task_topic, [(one.partition, one.value, one.key) for one in chunk]
+        now_ms = int(time.time() * 1000)
+        return settings.kafka_delayed_topic, [one.delayed(now_ms) for one in chunk]
 
     def _record(self, chunk: Sequence[Prepared]) -> bool:
         """Write the records of a chunk, riding out an outage of Redis until the deadline. False: not confirmed."""

@@ -246,9 +246,10 @@ class ResultBackend:
         """The clear number of each shard: what a new message is stamped with."""
         return self.index.clear_numbers(timeout_s=timeout_s)
 
-    def raise_clear(self, offsets: dict[int, int] | None = None, *, timeout_s: float | None = None) -> list[int]:
-        """Hide everything older, in all shards; `offsets` are the end offsets that were read before."""
-        return self.index.raise_clear(offsets, timeout_s=timeout_s)
+    def raise_clear(self, offsets: dict[int, int] | None = None, delayed: dict[int, int] | None = None, *,
+                    timeout_s: float | None = None) -> list[int]:
+        """Hide everything older, in all shards; `offsets` and `delayed` are the end offsets that were read before."""
+        return self.index.raise_clear(offsets, delayed, timeout_s=timeout_s)
 
     def drop_cleared(self, limit: int = 3200, *, timeout_s: float | None = None) -> int:
         """Delete up to about `limit` hidden records; call until 0."""

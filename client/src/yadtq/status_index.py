@@ -24,13 +24,15 @@ KEEP_MS: Final = 2 * 3_600_000
 MAX_PAGE: Final = 10_000
 _SLACK: Final = 8                   # a shard's share of a page varies; a few more spare a second round
 _FOREVER_MS: Final = 1 << 52
+_Intent = tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]
 
 
 class PendingClear(NamedTuple):
     """What a clear intends: the clear number of each shard, and the offsets up to which Kafka's records go."""
 
     numbers: tuple[int, ...]
-    offsets: dict[int, int]
+    offsets: dict[int, int]             # of the task topic
+    delayed: dict[int, int]             # of the delayed topic
     raw: bytes = b""
 
 
@@ -95,7 +97,8 @@ class StatusIndex:
     def _numbers(self, timeout_s: float | None) -> list[tuple[int, bytes]]:
         return self._redis.run([call("clear_numbers", shard, ()) for shard in range(SHARDS)], timeout_s)
 
-    def raise_clear(self, offsets: dict[int, int] | None, *, timeout_s: float | None = None) -> list[int]:
+    def raise_clear(self, offsets: dict[int, int] | None, delayed: dict[int, int] | None = None, *,
+                    timeout_s: float | None = None) -> list[int]:
         """Raise the clear number of every shard; returns the new ones.
 
         The time (Unix seconds) if that is more than the next number: clients remember numbers, and one that has seen a
@@ -105,7 +108,7 @@ class StatusIndex:
         """
         now_s = int(time.time())
         target = [max(number + 1, now_s) for number in self.clear_numbers(timeout_s=timeout_s)]
-        raw = msgspec.msgpack.encode((target, sorted((offsets or {}).items())))
+        raw = msgspec.msgpack.encode((target, sorted((offsets or {}).items()), sorted((delayed or {}).items())))
         return self._raise_to(target, raw, timeout_s)
 
     def _raise_to(self, target: Sequence[int], raw: bytes, timeout_s: float | None) -> list[int]:
@@ -120,14 +123,14 @@ class StatusIndex:
         if not raw:
             return None
         try:
-            numbers, offsets = msgspec.msgpack.decode(raw, type=tuple[list[int], list[tuple[int, int]]])
+            numbers, offsets, delayed = msgspec.msgpack.decode(raw, type=_Intent)
         except (ValueError, RecursionError):
             return None
         if len(numbers) != SHARDS:
             return None
         if any(found < number for (found, _), number in zip(replies, numbers, strict=True)):
             self._raise_to(numbers, raw, timeout_s)
-        return PendingClear(tuple(numbers), dict(offsets), raw)
+        return PendingClear(tuple(numbers), dict(offsets), dict(delayed), raw)
 
     def clear_done(self, pending: PendingClear, *, timeout_s: float | None = None) -> None:
         """Forget an intent, unless another clear has been begun since."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from math import isfinite
-from typing import Any, NamedTuple, Required, TypedDict
+from typing import Any, NamedTuple, Required, TypedDict, TypeGuard
 
 import msgspec
 
 from yadtq.codec import encode
+from yadtq.delayed import DelayedTask, encode_delayed, level_of
 from yadtq.errors import InvalidTask, InvalidTaskType, PayloadTooLarge, YADTQError
 from yadtq.names import shard_of
 from yadtq.partitioning import Partitioner
@@ -23,9 +25,12 @@ from yadtq.tasks import name_of
 
 Task = str | Callable[..., Any]    # a task type: its name, or the function that was declared with @task
 
+Due = float | datetime | None      # a Unix time in seconds, or a datetime with a time zone
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")           # as `yadtq.tasks` declares them
 _ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _LONGEST_S = 1_000_000_000                                        # 31 years
+_LONGEST_DELAY_S = 10 * 366 * 86_400                              # ten years; more is a mistake, such as ms for s
 _MOST_RETRIES = 1_000_000
 _MAX_KEY_LENGTH = 1024                                            # characters
 MAX_GROUP_LENGTH = 200                                            # characters: it stands in every record of the group
@@ -46,6 +51,8 @@ class TaskSpec(TypedDict, total=False):
     timeout_s: float | None
     grace_s: float | None
     expires_s: float | None
+    delay_s: float | None
+    due: Due
     max_retries: int | None
     task_id: str | None
     group: str | None
@@ -70,7 +77,14 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     def entry(self) -> SubmitEntry:
         """What the result backend is told of it."""
         m = self.message
-        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition, None, m.replay, m.group)
+        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition, m.due_ms, m.replay, m.group)
+
+    def delayed(self, now_ms: int) -> tuple[int, bytes, bytes]:
+        """Level, value and key of the record that has it wait for its time; for one with a due time."""
+        due_ms = self.message.due_ms
+        assert due_ms is not None
+        waits = DelayedTask(due_ms=due_ms, partition=self.partition, key=self.key, value=self.value)
+        return level_of(due_ms - now_ms), encode_delayed(waits), self.message.id.encode()
 
     def stamped(self, clear_number: int) -> Prepared:
         """The same submission with another clear number (PROTOCOL: CLEARED, stamp anew and produce again)."""
@@ -212,13 +226,16 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
             raise InvalidTask(f"an entry has no {name!r}{hint}")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The options that say how long and how often, as fields of the message."""
     fields: dict[str, Any] = {}
+    due_ms = _due_ms(entry.get("delay_s"), entry.get("due"), now_ms)
+    if due_ms is not None:
+        fields["due_ms"] = due_ms
     for name, zero_allowed in (("timeout_s", False), ("grace_s", True), ("expires_s", False)):
         value = entry.get(name)
         if value is None:
@@ -229,7 +246,7 @@ def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
         if value > _LONGEST_S:
             raise InvalidTask(f"{name} may be at most {_LONGEST_S:,} s, not {value!r}")
         if name == "expires_s":
-            fields["expires_ms"] = now_ms + round(value * 1000)
+            fields["expires_ms"] = (due_ms or now_ms) + round(value * 1000)
         else:
             fields[name] = float(value)
     retries = entry.get("max_retries")
@@ -238,3 +255,27 @@ def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
             raise InvalidTask(f"max_retries must be a whole number from 0 to {_MOST_RETRIES:,}, not {retries!r:.100}")
         fields["max_retries"] = retries
     return fields
+
+
+def _due_ms(delay_s: object, due: object, now_ms: int) -> int | None:
+    """When a task is due, as Unix ms; None for at once, which is also what a due time in the past means."""
+    if delay_s is None and due is None:
+        return None
+    if delay_s is not None and due is not None:
+        raise InvalidTask("give either delay_s or due, not both")
+    if due is None:
+        if not _is_number(delay_s) or not 0 <= delay_s <= _LONGEST_DELAY_S:
+            raise InvalidTask(f"delay_s must be a number of seconds from 0 to {_LONGEST_DELAY_S:,}, "
+                              f"not {delay_s!r:.100}")
+        return now_ms + round(delay_s * 1000) if delay_s else None
+    if isinstance(due, datetime):
+        if due.tzinfo is None:
+            raise InvalidTask(f"due must say its time zone: {due.isoformat()} may be anywhere; write "
+                              "datetime.now(timezone.utc) + timedelta(...), or due.astimezone() for local time")
+        due = due.timestamp()
+    if not _is_number(due):
+        raise InvalidTask(f"due must be a Unix time in seconds or a datetime with a time zone, not {due!r:.100}")
+    due_ms = round(due * 1000)
+    if due_ms - now_ms > _LONGEST_DELAY_S * 1000:
+        raise InvalidTask(f"due may lie at most {_LONGEST_DELAY_S:,} s ahead; {due!r} is a Unix time in seconds?")
+    return due_ms if due_ms > now_ms else None

@@ -234,3 +234,4 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     has_result: bool = False
     error: TaskError | None = None
     group: str | None = None            # the label it was submitted with
+    due_ms: int | None = None           # SCHEDULED or RETRYING: when it is to start

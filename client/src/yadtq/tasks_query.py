@@ -111,7 +111,8 @@ def shown_record(task_id: str, raw: TaskRecordRaw) -> TaskRecord | None:
     return TaskRecord(
         id=task_id, task=raw.task, status=status, attempt=raw.attempt, partition=raw.partition,
         submitted_ms=raw.submitted_ms, started_ms=raw.started_ms or None, ended_ms=raw.ended_ms or None,
-        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error), group=raw.group or None)
+        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error), group=raw.group or None,
+        due_ms=raw.due_ms)
 
 
 def unix_ms(when: When) -> int | None:

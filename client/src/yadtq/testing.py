@@ -58,8 +58,8 @@ class InMemoryYADTQ(YADTQClient):
 
     `tasks` says what the worker knows: functions declared with `@task`, or a mapping of names to any functions
     (stand-ins for tasks that another team owns); by default everything declared in this process. With `inline=True` a
-    task runs in the thread that submits it, before `submit_task` returns: good for debuggers, and for databases in
-    transactions.
+    task runs in the thread that submits it, before `submit_task` returns (a delayed one too: it does not wait): good
+    for debuggers, and for databases in transactions.
     `options` are options of the configuration, e.g. `max_payload_bytes=1000`.
 
     Example:

@@ -11,7 +11,7 @@ from yadtq.backlog import OnBacklog
 from yadtq.cli import exits
 from yadtq.cli.context import Context, command
 from yadtq.cli.results import print_outcome, print_outcomes
-from yadtq.cli.values import argument, keyword_arguments
+from yadtq.cli.values import argument, keyword_arguments, moment_ahead, span
 from yadtq.errors import BatchRefused
 
 SHIPPED = ("addition", "subtraction", "multiplication", "division", "power", "root", "matrix_addition",
@@ -28,8 +28,11 @@ def complete_task(context: click.Context, parameter: click.Parameter, incomplete
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("--kwargs", metavar="JSON", help="Keyword arguments, a JSON object.")
 @click.option("--key", help="Tasks with the same key go to the same partition.")
+@click.option("--delay", metavar="SPAN", help="Do not start it before so long: 30 (seconds), 15m, 2h or 1d.")
+@click.option("--at", metavar="WHEN", help="Do not start it before: a Unix time, or 2026-01-31T12:00 (local time).")
 @click.option("--task-timeout", "timeout_s", type=float, metavar="S", help="Soft time-out of the task, in seconds.")
-@click.option("--expires", "expires_s", type=float, metavar="S", help="Not started any more after so many seconds.")
+@click.option("--expires", "expires_s", type=float, metavar="S",
+              help="Not started any more so many seconds after it is due.")
 @click.option("--max-retries", type=int, metavar="N", help="How often a failed attempt is repeated.")
 @click.option("--task-id", metavar="ID", help="An id of your own: submitting it again is harmless.")
 @click.option("--group", metavar="LABEL", help="A label by which many tasks are found, counted and cancelled.")
@@ -43,8 +46,8 @@ def complete_task(context: click.Context, parameter: click.Parameter, incomplete
               help="How long --wait waits, in seconds.")
 @command
 def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: IO[bytes] | None, wait: bool,
-           timeout: float, kwargs: str | None, max_backlog: int | None, on_backlog: OnBacklog | None,
-           **options: Any) -> int:
+           timeout: float, kwargs: str | None, delay: str | None, at: str | None, max_backlog: int | None,
+           on_backlog: OnBacklog | None, **options: Any) -> int:
     """Submit a task, and print its id.
 
     ARGS are JSON, one argument each; a word that is no JSON stands for itself.
@@ -53,6 +56,7 @@ def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: 
     Examples:
       yadtq submit addition 1 2 --kwargs '{"round_to": 2}' --wait
       yadtq submit matrix_addition '[[1,2],[3,4]]' '[[5,6],[7,8]]'
+      yadtq submit addition 1 2 --delay 15m
       yadtq submit --batch tasks.jsonl --json
     """
     limit: dict[str, Any] = {"max_backlog": max_backlog, "on_backlog": on_backlog}
@@ -65,8 +69,8 @@ def submit(context: Context, /, task: str | None, args: tuple[str, ...], batch: 
     mistaken = next((one for one in args if one.startswith("--") and one != "--"), None)
     if mistaken is not None:
         raise click.UsageError(f"no such option: {mistaken}")
-    task_id = context.client.submit_task(task, [argument(one) for one in args], keyword_arguments(kwargs), **options,
-                                         **limit)
+    task_id = context.client.submit_task(task, [argument(one) for one in args], keyword_arguments(kwargs),
+                                         delay_s=span(delay), due=moment_ahead(at), **options, **limit)
     if wait:
         return print_outcome(context, task_id, timeout)
     if context.json:

@@ -14,7 +14,7 @@ from yadtq.errors import YADTQError
 from yadtq.task import TaskRecord, TaskStatus
 
 COLOURS = {TaskStatus.SUCCESS: "green", TaskStatus.FAILED: "red", TaskStatus.CANCELLED: "magenta",
-           TaskStatus.PROCESSING: "cyan", TaskStatus.RETRYING: "yellow"}
+           TaskStatus.PROCESSING: "cyan", TaskStatus.RETRYING: "yellow", TaskStatus.SCHEDULED: "blue"}
 
 
 @click.command()
@@ -151,7 +151,8 @@ def record_fields(record: TaskRecord) -> dict[str, Any]:
     return {
         "id": record.id, "task": record.task, "group": record.group, "status": record.status.value,
         "attempt": record.attempt, "partition": record.partition, "worker": record.worker or None,
-        "submitted": iso(record.submitted_ms), "started": iso(record.started_ms), "ended": iso(record.ended_ms),
+        "submitted": iso(record.submitted_ms), "due": iso(record.due_ms), "started": iso(record.started_ms),
+        "ended": iso(record.ended_ms),
         "has_result": record.has_result,
         "error": None if record.error is None else {"code": record.error.code, "message": record.error.message,
                                                     "type": record.error.error_type}}
@@ -163,7 +164,7 @@ def _print_one(context: Context, record: TaskRecord) -> None:
             ("status", _coloured(record.status)),
             ("attempt", str(record.attempt + 1)), ("partition", str(record.partition)),
             ("worker", escape(record.worker)), ("submitted", when(record.submitted_ms)),
-            ("started", when(record.started_ms)), ("ended", when(record.ended_ms))]
+            ("due", when(record.due_ms)), ("started", when(record.started_ms)), ("ended", when(record.ended_ms))]
     if record.started_ms and record.ended_ms:
         rows.append(("took", f"{(record.ended_ms - record.started_ms) / 1000:.3f} s"))
     if record.error is not None:
@@ -176,12 +177,15 @@ def _print_one(context: Context, record: TaskRecord) -> None:
 def _print_table(context: Context, records: list[TaskRecord]) -> None:
     from rich.markup import escape
     from rich.table import Table
-    table = Table("id", "task", "status", "submitted", "ended", "worker", "error", box=None, pad_edge=False)
+    due = any(record.due_ms and not record.status.ended for record in records)
+    columns = ("id", "task", "status", "submitted", *(["due"] if due else []), "ended", "worker", "error")
+    table = Table(*columns, box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for record in records:
         error = "" if record.error is None else f"{record.error.code}: {record.error.message.splitlines()[0][:60]}"
         table.add_row(record.id, record.task, _coloured(record.status), when(record.submitted_ms),
-                      when(record.ended_ms), escape(record.worker), escape(error))
+                      *([when(record.due_ms)] if due else []), when(record.ended_ms), escape(record.worker),
+                      escape(error))
     context.console.print(table)
 
 

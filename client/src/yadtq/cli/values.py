@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 _JSON_LIKE = re.compile(r'[\[{"]|-?[0-9.]')       # what begins so and is no JSON is a mistake, not a word
-_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -43,14 +43,32 @@ def moment(text: str | None, now_s: float) -> float | None:
     """A Unix time in seconds from `15m`, `2h`, `1d` (so long ago), a Unix time, or an ISO date and time."""
     if text is None:
         return None
-    ago = _AGO.fullmatch(text)
+    ago = _SPAN.fullmatch(text)
     if ago:
         return now_s - float(ago[1]) * _SECONDS[ago[2]]
+    return _point(text, "15m, 2h or 1d (ago)")
+
+
+def moment_ahead(text: str | None) -> float | None:
+    """A Unix time in seconds from a Unix time or an ISO date and time (local, unless it says its time zone)."""
+    return None if text is None else _point(text, "--delay for so long from now")
+
+
+def span(text: str | None) -> float | None:
+    """Seconds from `30`, `30s`, `15m`, `2h` or `1d`."""
+    if text is None:
+        return None
+    found = _SPAN.fullmatch(text if text[-1:] in _SECONDS else f"{text}s")
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no time span: write 30 (seconds), 15m, 2h or 1d")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _point(text: str, other: str) -> float:
     try:
         return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else datetime.fromisoformat(text).timestamp()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no time: write 15m, 2h or 1d (ago), a Unix time, or 2026-01-31T12:00") \
-            from None
+        raise click.BadParameter(f"{text!r} is no time: write {other}, a Unix time, or 2026-01-31T12:00") from None
 
 
 def plain(value: Any) -> Any:
