@@ -1,7 +1,9 @@
 """`yadtqctl`, the operator's command line: asks the yadtqd of this host over its control socket.
 
+`yadtqctl dlq` alone asks nobody here: it is the same as `yadtq dlq`, and talks to Kafka itself.
+
 Exit status: 0 done; 1 the daemon refused; 2 wrong usage; 3 no daemon answers; 4 access denied; 5 no answer in time;
-6 (`status --check`) the daemon answers and is not in good health.
+6 (`status --check`) the daemon answers and is not in good health. `yadtqctl dlq --help` has those of dlq.
 """
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from yadtq.cli.dlq import dlq
 from yadtq.errors import AccessDenied, ConfigurationError, ControlError, ControlTimeout, DaemonNotRunning
 from yadtqd.control_client import ControlClient
 
@@ -221,6 +224,9 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "yadtqctl", "_YADTQCTL_COMPLETE").source())
 
 
+main.add_command(dlq)
+
+
 def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:
     deadline = time.monotonic() + limit_s
     while not done():
@@ -247,4 +253,4 @@ def _wait_for_exit(ctl: Context, wait_s: float | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="yadtqctl")

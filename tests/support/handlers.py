@@ -62,6 +62,16 @@ def crash(path: str) -> None:
     time.sleep(5)
 
 
+@task("t.crash_while")
+def crash_while(path: str, journal: str) -> str:
+    """Deadly as long as the file `path` is there."""
+    _note(journal, "run")
+    if os.path.exists(path):
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(5)
+    return "mended"
+
+
 @task("t.isolated_pid", isolated=True)
 def isolated_pid(payload: bytes = b"") -> dict[str, Any]:
     return {"pid": os.getpid(), "threads": threading.active_count(), "payload": payload, "session": os.getsid(0)}

@@ -88,6 +88,6 @@ class PlayedWorker:
                 end, error = "KO", encode_error(from_exception(problem))
             self.ran.append(m.id)
             ends.append(FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, end, record.offset, started_ms,
-                                    int(time.time() * 1000), result, error))
+                                    int(time.time() * 1000), result, error, m.replay))
         if ends:
             backend.finish(partition, self._epoch, ends, "played/w0")

@@ -38,13 +38,16 @@ HINTS: tuple[tuple[type[YADTQError], str], ...] = (
     (RedisConnectionError, f"is Redis running at {{redis}}? {_START}--redis, or YADTQ_REDIS_HOST and YADTQ_REDIS_PORT"),
     (ConfigurationError, "docs/configuration.md lists the options; -o NAME=VALUE sets one here"),
 )
+_OPTIONS_OF_YADTQ = (("--kafka-servers or YADTQ", "--config or YADTQ"), ("--redis, or YADTQ", "--config, or YADTQ"),
+                     ("-o NAME=VALUE", "a variable YADTQ_NAME"))    # and what yadtqctl has in their place
 
 
 class Context:
-    """One run of `yadtq`."""
+    """One run of `yadtq` (or of those commands of `yadtqctl` that are the same)."""
 
-    def __init__(self, config: str | None, options: dict[str, Any], connect_timeout_s: float, *, verbose: bool) -> None:
-        self._config, self._options = config, options
+    def __init__(self, config: str | None, options: dict[str, Any], connect_timeout_s: float, *, verbose: bool,
+                 program: str = "yadtq") -> None:
+        self._config, self._options, self.program = config, options, program
         self.connect_timeout_s, self._verbose = connect_timeout_s, verbose
         self._settings: Settings | None = None
         self._client: YADTQClient | None = None
@@ -108,7 +111,7 @@ class Context:
         if self.json:
             self.print_json({**more, "error": error_fields(error)})
         else:
-            text = f"yadtq: {error}"
+            text = f"{self.program}: {error}"
             hint = self._hint(error)
             if hint:
                 text += f"\n  {hint}"
@@ -119,6 +122,9 @@ class Context:
 
     def _hint(self, error: YADTQError) -> str:
         hint = next((text for kind, text in HINTS if isinstance(error, kind)), "")
+        if self.program != "yadtq":
+            for ours, theirs in _OPTIONS_OF_YADTQ:
+                hint = hint.replace(ours, theirs)
         if "{" not in hint:
             return hint
         settings = self.settings
@@ -137,6 +143,15 @@ def error_fields(error: YADTQError) -> dict[str, Any]:
     return fields
 
 
+def confirmed(question: str) -> bool:
+    """Ask; no answer means no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:                                 # Ctrl-C, or nobody there to answer
+        click.echo(err=True)
+        return False
+
+
 def command(run: Callable[Concatenate[Context, P], int | None]) -> Callable[P, None]:
     """Wraps a command: adds --json, hands it the context, turns errors into a sentence and an exit status."""
 
@@ -149,7 +164,7 @@ def command(run: Callable[Concatenate[Context, P], int | None]) -> Callable[P, N
         except YADTQError as error:
             status = context.fail(error)
         except KeyboardInterrupt:
-            click.echo("yadtq: interrupted", err=True)
+            click.echo(f"{context.program}: interrupted", err=True)
             status = exits.INTERRUPTED
         finally:
             context.close()

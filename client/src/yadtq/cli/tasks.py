@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from yadtq.cli import exits
-from yadtq.cli.context import Context, command, error_fields
+from yadtq.cli.context import Context, command, confirmed, error_fields
 from yadtq.cli.values import iso, moment, when
 from yadtq.errors import YADTQError
 from yadtq.task import TaskRecord, TaskStatus
@@ -127,7 +127,7 @@ def clear(context: Context, /, yes: bool) -> int:
         settings = context.settings
         what = (f"all tasks of the topic {settings.kafka_task_topic} at {', '.join(settings.bootstrap)}, and all "
                 f"records at {settings.redis_host}:{settings.redis_port}")
-        if not _confirmed(f"Clear {what}?"):
+        if not confirmed(f"Clear {what}?"):
             click.echo("nothing was cleared", err=True)
             return exits.REFUSED
     cleared = context.client.clear_all_tasks()
@@ -136,14 +136,6 @@ def clear(context: Context, /, yes: bool) -> int:
     else:
         click.echo(f"{cleared:,} tasks cleared")
     return exits.OK
-
-
-def _confirmed(question: str) -> bool:
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:                                 # Ctrl-C, or nobody there to answer
-        click.echo(err=True)
-        return False
 
 
 def record_fields(record: TaskRecord) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""How dead letters are printed: tables and whole letters for people, fields for machines. Talks to nothing."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from yadtq.cli.context import Context
+from yadtq.cli.values import iso, plain, text_of, when
+from yadtq.errors import YADTQError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yadtq.dead_letters import DeadLetter
+
+NO_TASK = "(no task)"
+SHOWN_CHARACTERS = 2000         # of arguments and of what is no task; --json has all
+SHOWN_BYTES = 512
+
+
+def letter_fields(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
+    """A letter for machines; `whole` with its arguments and traceback, or the bytes of what is no task."""
+    fields: dict[str, Any] = {
+        "id": letter.id, "task": letter.task or None, "code": letter.code, "message": letter.message,
+        "type": letter.error.error_type if letter.error else None, "died": iso(letter.dead_ms),
+        "worker": letter.worker, "partition": letter.partition, "offset": letter.offset, "attempt": letter.attempt,
+        "replays": letter.replays, "submitted": iso(letter.submitted_ms), "key": letter.key, "group": letter.group}
+    if whole:
+        fields["traceback"] = letter.error.traceback if letter.error else None
+        args, kwargs = _decoded(lambda: letter.args), _decoded(lambda: letter.kwargs)
+        if isinstance(args, YADTQError) or isinstance(kwargs, YADTQError):
+            fields["record"] = letter.record
+        else:
+            fields |= {"args": args, "kwargs": kwargs}
+    return fields
+
+
+def print_table(context: Context, letters: Sequence[DeadLetter]) -> None:
+    """A line each."""
+    from rich.markup import escape
+    from rich.table import Table
+    table = Table("id", "task", "died", "error", box=None, pad_edge=False)
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    for name in ("attempts", "replays"):
+        table.add_column(name, justify="right")
+    table.add_column("worker")
+    for letter in letters:
+        first = letter.message.splitlines()[0][:70] if letter.message else ""
+        table.add_row(escape(letter.id), escape(letter.task or NO_TASK), when(letter.dead_ms)[:-4],
+                      f"[red]{escape(letter.code)}[/red]: {escape(first)}",
+                      str(letter.attempt + 1) if letter.is_task else "", str(letter.replays) if letter.is_task else "",
+                      escape(letter.worker))
+    context.console.print(table)
+
+
+def print_counts(context: Context, counts: Counter[tuple[str, str]]) -> None:
+    """How many letters there are, by task type and error code."""
+    from rich.markup import escape
+    from rich.table import Table
+    table = Table("task", "error", box=None, pad_edge=False)
+    table.add_column("letters", justify="right")
+    for (task, code), number in counts.most_common():
+        table.add_row(escape(task or NO_TASK), escape(code), f"{number:,}")
+    table.add_row("all", "", f"{counts.total():,}")
+    context.console.print(table)
+
+
+def print_letter(context: Context, letter: DeadLetter) -> None:
+    """Everything about one."""
+    from rich.markup import escape
+    attempts = f"{letter.attempt + 1}" + (f", after {letter.replays} replays" if letter.replays else "")
+    rows = [("id", letter.id), ("task", letter.task or NO_TASK), ("died", when(letter.dead_ms)),
+            ("error", f"{letter.code}: {letter.message}"),
+            ("type", letter.error.error_type if letter.error else ""), ("worker", letter.worker),
+            ("from", f"partition {letter.partition}, offset {letter.offset}")]
+    if letter.is_task:
+        rows += [("attempts", attempts), ("submitted", when(letter.submitted_ms)), ("key", letter.key or ""),
+                 ("group", letter.group or ""), *_arguments(letter)]
+    else:
+        rows.append(("record", _bytes(letter.record)))
+    for name, text in rows:
+        if text:
+            context.console.print(f"[bold]{name:<10}[/bold] {escape(text)}", soft_wrap=True)
+    if letter.error and letter.error.traceback:
+        context.console.print("\n" + escape(letter.error.traceback.rstrip()), soft_wrap=True)
+
+
+def _arguments(letter: DeadLetter) -> list[tuple[str, str]]:
+    args, kwargs = _decoded(lambda: letter.args), _decoded(lambda: letter.kwargs)
+    if isinstance(args, YADTQError):
+        return [("args", f"can't be shown: {args.message}"), ("record", _bytes(letter.record))]
+    if isinstance(kwargs, YADTQError):
+        return [("args", _cut(args)), ("kwargs", f"can't be shown: {kwargs.message}")]
+    return [("args", _cut(args)), ("kwargs", _cut(kwargs) if kwargs else "")]
+
+
+def _decoded(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except YADTQError as error:         # damaged, or numpy is not installed here
+        return error
+
+
+def _cut(value: Any) -> str:
+    text = text_of(plain(value))
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def _bytes(data: bytes) -> str:
+    shown = data[:SHOWN_BYTES]
+    text = repr(shown)[1:] if sum(32 <= byte < 127 for byte in shown) > len(shown) // 2 else shown.hex(" ")
+    return text + (f" ... ({len(data):,} bytes)" if len(data) > SHOWN_BYTES else f" ({len(data)} bytes)")
