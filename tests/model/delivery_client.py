@@ -58,6 +58,9 @@ class Clients:
         setting, story = self._setting, state.stories[task]
         known = state.redis.records[task]
         late = story.first is not None and known == NONE        # its record has come and gone: that takes so long
+        if late and story.life and self._rules.submit_limit:    # whoever replays looks at the time himself
+            done = setting.tell(state, task, noted=True)
+            return f"client: it is too late to note the replay of task{task}", False, done
         answer = self._book.submit(known, state.redis.gen, story.g, late=late, life=story.life)
         label = f"client: notes task{task} as queued -> {answer.word}"
         if answer.word == "CLEARED":                            # stamped anew, and produced again

@@ -10,7 +10,7 @@ CLEARED   what was cleared neither runs nor comes back
 """
 from __future__ import annotations
 
-from tests.model.book import NONE, Copy
+from tests.model.book import Copy
 from tests.model.delivery import Setting, State, Store, Story
 from tests.model.operations import Record
 
@@ -109,7 +109,8 @@ class Promises:
     def _comes_back(self, state: State) -> str | None:
         if state.clearing.at == "done":
             for task, story in enumerate(state.stories):
-                if story.cleared and state.redis.records[task] != NONE:
+                record = self._book.records[state.redis.records[task]]
+                if story.cleared and record is not None and record.s != "X":
                     return f"CLEARED: the record of task{task} is back"
         return None
 

@@ -143,14 +143,14 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
         return old, "STALE"
     if m.n < record.a:
         return old, "SETTLE" if record.s == "R" and record.a == m.n + 1 else "SKIP"
+    if record.s == "P" and record.a == m.n and record.p != token.p:
+        return old, "SKIP"                                      # before all else: its body may run there
     if record.x:
         named = record if record.s != "X" else record._replace(k=m.k, t0=m.t0, group=m.group)
         return named._replace(s="CX", a=m.n, shown="CX", p=token.p, e=record.e if record.s == "P" else None, t2=now,
                               o=m.o, r=b"", f=b"", u=()), "SETTLE"
     if m.expired:
         return _expire(record, token, m, now, error), "SETTLE"
-    if record.s == "P" and record.a == m.n and record.p != token.p:
-        return old, "SKIP"
     suspect = mine and _epoch(record) < token.e
     shown = "P" if record.shown == "P" else "Q"
     taken = record._replace(s="P", a=m.n, p=token.p, e=token.e, x=False, g=m.g, shown=shown)

@@ -86,12 +86,12 @@ local function claim(keys, argv)
         answer = 'X'
       elseif n < ra then
         answer = (s == R and ra == n + 1) and 'E' or 'K'
+      elseif s == P and n == ra and rp ~= p then
+        answer = 'K'                                      -- before all else: its body may run there
       elseif x == 1 then
         answer, ends = 'E', CX
       elseif expired == 1 then
         answer, ends, err = 'E', KO, argv[2]
-      elseif s == P and n == ra and rp ~= p then
-        answer = 'K'
       else
         if s == P and n == ra and re < e then answer = 'U' end
         local show = shown == P and P or Q
