@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from yadtq import TaskStatus, YADTQClient
@@ -325,6 +325,7 @@ LOGS = st.lists(st.one_of(LETTERS, LETTERS, MARKS, st.tuples(st.just("rubbish"))
 
 
 @given(LOGS, st.integers(0, 10), st.integers(1, 7), st.sampled_from([2000, 10**6]))
+@example([("letter", 0, 0, 0), ("letter", 0, 0, 0), ("mark", 0, 1), ("mark", 0, 0)], 0, 1, 2000)
 def test_reading_backwards_finds_what_reading_forwards_finds(steps, deleted, chunk, chunk_bytes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_module, "FIRST_CHUNK", chunk)

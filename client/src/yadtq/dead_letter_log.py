@@ -82,8 +82,9 @@ class DeadLetterLog:
         for record in self._backwards():
             key = record.key or b""
             if is_mark(record.value):
-                if (mark := _mark_in(record)) is not None:
-                    marks.setdefault(key, mark)
+                mark = _further(marks.get(key), _mark_in(record))
+                if mark is not None:
+                    marks[key] = mark
             elif key not in met:
                 letter = _letter_in(record, marks.get(key))
                 if letter is not None:
@@ -99,7 +100,7 @@ class DeadLetterLog:
             if record.key != key:
                 continue
             if is_mark(record.value):
-                mark = mark or _mark_in(record)
+                mark = _further(mark, _mark_in(record))
             elif (letter := _letter_in(record, mark)) is not None:
                 return letter, None
         return None, mark
@@ -190,6 +191,13 @@ def _letter_in(record: Record, mark: DeadLetterMark | None) -> Letter | None:
         log.warning("offset %d of the dead letters is skipped: %s", record.offset, error)
         return None
     return Letter(record.offset, letter)
+
+
+def _further(mark: DeadLetterMark | None, other: DeadLetterMark | None) -> DeadLetterMark | None:
+    """The mark that covers more: of two clients at once the second may name the older letter."""
+    if mark is None or other is None:
+        return mark or other
+    return mark if mark.offset >= other.offset else other
 
 
 def _mark_in(record: Record) -> DeadLetterMark | None:
