@@ -85,8 +85,9 @@ class Outbox:
         assert entry.error is not None
         message = f"{entry.error.message} (delayed topic, level {entry.level.number}, offset {entry.offset})"
         task_id, task, original = f"delayed:{entry.level.number}:{entry.offset}", "", entry.value
+        partition = entry.level.number
         if entry.delayed is not None:           # a task, and Kafka does not take it: the letter is of what it would be
-            original = entry.delayed.value
+            original, partition = entry.delayed.value, entry.delayed.partition     # where a replay sends it
             with contextlib.suppress(YADTQError):
                 told = decode_message(original)
                 task_id, task = told.id, told.task
@@ -94,7 +95,7 @@ class Outbox:
             message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
             original = original[:CUT]
         letter = DeadLetterMessage(
-            id=task_id, task=task, code=entry.error.code, message=message, partition=entry.level.number,
+            id=task_id, task=task, code=entry.error.code, message=message, partition=partition,
             offset=entry.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, original=original)
         return 0, encode_dead_letter(letter), task_id.encode()
 
