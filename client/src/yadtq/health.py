@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WINDOW_S = 900.0                            # how long a worker that is gone is still shown
 GOODBYES = frozenset({"STOPPED", "EXITED"})  # a worker that said so is not missed
 POLL_RECORDS = 2000
+MOST_WORKERS = 10_000                       # that are remembered: anybody can write heartbeats
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,10 @@ class HealthReader:
                 heartbeat = decode_heartbeat(record.value)
             except InvalidMessage:                  # somebody else's record, or a newer version's: not ours to judge
                 continue
+            self._beats.pop(heartbeat.worker_id, None)          # the order is that of the last beats
             self._beats[heartbeat.worker_id] = Beat(heartbeat, record.timestamp_ms)
+            if len(self._beats) > MOST_WORKERS:
+                del self._beats[next(iter(self._beats))]
 
     def _forget(self) -> None:
         oldest_ms = _now_ms() - round(2 * max(self._window_s, WINDOW_S) * 1000)

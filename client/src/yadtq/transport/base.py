@@ -28,7 +28,8 @@ OnManyDone = Callable[[int, int, "YADTQError | None"], None]
 
 
 class Record(NamedTuple):
-    """One record as it was read; `timestamp_ms` is wall-clock time, the producer's unless the topic says otherwise."""
+    """One record as it was read. `value` is b"" where it has none (a tombstone); `timestamp_ms` is wall-clock time, the
+    producer's unless the topic says otherwise."""
 
     partition: int
     offset: int

@@ -290,7 +290,7 @@ class KafkaPythonConsumer(Guarded):
         new = tuple.__new__
         for tp, records in fetched.items():
             self._positions[tp.partition] = records[-1].offset + 1
-        return [new(Record, (record.partition, record.offset, record.key, record.value, record.timestamp))
+        return [new(Record, (record.partition, record.offset, record.key, record.value or b"", record.timestamp))
                 for records in fetched.values() for record in records]
 
     def _check_topic(self) -> None:

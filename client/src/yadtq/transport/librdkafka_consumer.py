@@ -127,7 +127,7 @@ class LibrdkafkaConsumer(Guarded):
         add = records.append
         for message in messages:
             if message.error() is None:
-                add(new(Record, (message.partition(), message.offset(), message.key(), message.value(),
+                add(new(Record, (message.partition(), message.offset(), message.key(), message.value() or b"",
                                  message.timestamp()[1])))
             else:
                 self._note(message)
