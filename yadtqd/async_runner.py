@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from yadtq.log import context
 from yadtq.running import enter
-from yadtqd.body import CANCELLED, Deadlines, Outcome, arguments, failed, succeeded, timed_out
+from yadtqd.body import (
+    CANCELLED,
+    Deadlines,
+    Outcome,
+    arguments,
+    failed,
+    leave_if_forked,
+    succeeded,
+    timed_out,
+)
 from yadtqd.exits import Exit
 from yadtqd.flights import Flight, Flights
 from yadtqd.task_pool import End, always, free_place
@@ -44,8 +54,9 @@ class CancelScope:
 
 
 async def run_coroutine(task_type: TaskType, message: Any, limit: int, soft_s: float,
-                        scope: CancelScope | None = None) -> Outcome:
-    """One async attempt; everything that it does becomes an outcome."""
+                        scope: CancelScope | None = None, after: Callable[[], object] = lambda: None) -> Outcome:
+    """One async attempt; everything that it does becomes an outcome. `after` is called when the handler has ended."""
+    pid = os.getpid()
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     limiter = asyncio.timeout(soft_s or None)
@@ -59,10 +70,12 @@ async def run_coroutine(task_type: TaskType, message: Any, limit: int, soft_s: f
             try:
                 value = await task_type.handler(*args, **kwargs)
             finally:
+                leave_if_forked(pid)
                 scope.limiter = None
+                after()
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a task must not be able to end its worker
         return _expired(task_type, soft_s, scope) if limiter.expired() else failed(task_type, error, args, kwargs)
-    return _expired(task_type, soft_s, scope) if limiter.expired() else succeeded(value, limit)
+    return _expired(task_type, soft_s, scope) if limiter.expired() else succeeded(task_type, value, limit)
 
 
 def _expired(task_type: TaskType, soft_s: float, scope: CancelScope) -> Outcome:

@@ -5,12 +5,23 @@ children. Knows nothing of Kafka, Redis or slots; never raises, except through a
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from yadtq import codec
-from yadtq.errors import ArgumentNotEncodable, InvalidMessage, ResultNotEncodable, TaskTimeout, YADTQError
+from yadtq.errors import (
+    ArgumentNotEncodable,
+    InvalidMessage,
+    ResultNotEncodable,
+    TaskMemoryLimit,
+    TaskTimeout,
+    YADTQError,
+)
 from yadtq.running import Cancelled, SoftTimeout, current_task
+from yadtq.sizes import size_text
 from yadtq.task import TaskError, encode_error, from_exception
 from yadtq.tasks import TaskType, refused_arguments
 
@@ -38,14 +49,24 @@ def run_body(task_type: TaskType, message: TaskMessage, limit: int, call: Call) 
     """Run the handler by `call(handler, args, kwargs)`; results of more than `limit` bytes are an error."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    pid = os.getpid()
     try:
         args, kwargs = arguments(message)
-        value = call(task_type.handler, args, kwargs)
+        try:
+            value = call(task_type.handler, args, kwargs)
+        finally:
+            leave_if_forked(pid)
     except SoftTimeout:
         return timed_out(task_type.name)
     except BaseException as error:  # noqa: BLE001 - SystemExit too: a task must not be able to end its worker
         return failed(task_type, error, args, kwargs)
-    return succeeded(value, limit)
+    return succeeded(task_type, value, limit)
+
+
+def leave_if_forked(pid: int) -> None:
+    """End this process if it is not `pid`: one that a handler forked, and that came back as if it were its worker."""
+    if os.getpid() != pid:
+        os._exit(0)
 
 
 def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
@@ -57,7 +78,7 @@ def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def succeeded(value: object, limit: int) -> Outcome:
+def succeeded(task_type: TaskType, value: object, limit: int) -> Outcome:
     """The end of an attempt whose handler returned `value`."""
     try:
         return Outcome(OK, codec.encode(value, limit=limit, name="result"))
@@ -65,6 +86,8 @@ def succeeded(value: object, limit: int) -> Outcome:
         return refused(ResultNotEncodable(error.message))
     except YADTQError as error:
         return refused(error)
+    except MemoryError as error:
+        return failed(task_type, error, [], {})
     except Exception as error:  # noqa: BLE001 - a value of the handler's own class may do anything when it is read
         return refused(ResultNotEncodable(f"result: {type(error).__name__}: {error}"[:500]))
 
@@ -75,7 +98,11 @@ def failed(task_type: TaskType, error: BaseException, args: list[Any], kwargs: d
         return CANCELLED
     if type(error) is TypeError:
         error = refused_arguments(task_type, error, args, kwargs) or error
-    return Outcome(KO, error=encode_error(from_exception(error)))
+    told = from_exception(error)
+    if task_type.memory_limit and isinstance(error, MemoryError):
+        told = msgspec.structs.replace(told, code=TaskMemoryLimit.code, message=(
+            f"{task_type.name} ran into its memory limit of {size_text(task_type.memory_limit)}: {told.message}"))
+    return Outcome(KO, error=encode_error(told))
 
 
 def timed_out(name: str, timeout_s: float | None = None) -> Outcome:

@@ -22,7 +22,8 @@ from yadtqd.deadlines import Progress
 from yadtqd.exits import EXPLAINED, Exit
 from yadtqd.restart_policy import Fate, History, RestartPolicy, fate_of
 from yadtqd.shared import Shared
-from yadtqd.slot import SlotView
+from yadtqd.slot import SlotView, TaskInHand
+from yadtqd.suspicion import SEVERAL
 from yadtqd.worker_handle import WORKER, Binding, WorkerHandle
 from yadtqd.worker_state import WorkerState
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 log = logging.getLogger(__name__)
+
+DEATHS_NS = 10_000_000_000      # deaths of a worker within so long are in a row
+DEATHS = 3                      # in a row: all that was claimed is suspected
+DEATHS_UNNAMED = 2              # the same, when it had no task in hand in one of them
 
 
 class Fleet:
@@ -122,7 +127,7 @@ class Fleet:
         for p in partitions:
             watermark = self._shared.partitions[p].watermark
             for tasks in (self._hard.get(p, {}), self._suspects.get(p, {})):
-                for offset in [offset for offset in tasks if offset < watermark]:
+                for offset in [offset for offset in tasks if _place(offset) < watermark]:
                     del tasks[offset]
 
     def forget_partitions(self, owned: tuple[int, ...]) -> None:
@@ -141,10 +146,10 @@ class Fleet:
             return
         kill_at_ns = now_ns + int(limit_s * 1e9)
         if handle.state is WorkerState.STOPPING:
-            handle.kill_at_ns = min(handle.kill_at_ns, kill_at_ns)
+            handle.slot.drain_by_ns = handle.kill_at_ns = min(handle.kill_at_ns, kill_at_ns)
             return
         handle.move(WorkerState.STOPPING)
-        handle.kill_at_ns = kill_at_ns
+        handle.slot.drain_by_ns = handle.kill_at_ns = kill_at_ns
         log.info("%s drains: %s", handle.name, why)
         self.signal(handle, signal.SIGTERM)
 
@@ -193,6 +198,10 @@ class Fleet:
 
     def _ended(self, handle: WorkerHandle, how: str, fate: Fate, now_ns: int) -> None:
         task = handle.slot.read().task
+        if fate in {Fate.FAILED, Fate.HOPELESS} and handle.slot.state == WorkerState.RUNNING:
+            found = self._suspect_all_if_it_goes_on(handle, task, now_ns)
+            if found or self._is_its_tasks_doing(task):
+                fate = Fate.POISONED
         running = f" while it ran task {task.task_id} ({task.task}, partition {task.partition}, offset {task.offset})" \
             if task else ""
         if task and not handle.at_deadline and handle.state is not WorkerState.STOPPING:
@@ -209,6 +218,26 @@ class Fleet:
             return
         self._plan_restart(handle, f"{handle.name} (pid {pid}) {how}{running}", fate, now_ns)
 
+    def _suspect_all_if_it_goes_on(self, handle: WorkerHandle, task: TaskInHand | None, now_ns: int) -> bool:
+        """A task can kill its worker when another is in hand already (it closed all files, it broke the memory): what
+        a slot names is innocent then. So deaths in a row make suspects of all that was claimed. True if that is new."""
+        recent = [death for death in handle.deaths if death[0] > now_ns - DEATHS_NS]
+        handle.deaths = (*recent, (now_ns, task is not None))[-DEATHS:]
+        named = all(named for _, named in handle.deaths)
+        if len(handle.deaths) < (DEATHS if named else DEATHS_UNNAMED):
+            return False
+        new = False
+        for partition, _ in handle.binding:
+            row, suspects = self._shared.partitions[partition], self._suspects.setdefault(partition, {})
+            new |= SEVERAL not in suspects.values()
+            suspects[-1 - max(row.watermark, row.committed)] = SEVERAL
+        return new
+
+    def _is_its_tasks_doing(self, task: TaskInHand | None) -> bool:
+        """Did it die, or hang, over a task that was not suspected yet? The successor runs that one in a process of its
+        own, so this comes once a task, and is no sign that the worker can't work."""
+        return task is not None and task.task_id not in self._suspects.get(task.partition, {}).values()
+
     def _plan_restart(self, handle: WorkerHandle, what: str, fate: Fate, now_ns: int) -> None:
         was_starting = handle.state is WorkerState.STARTING
         decision = self.policy.after(handle.history, fate, now_ns / 1e9, random.random())  # noqa: S311 (jitter)
@@ -223,6 +252,9 @@ class Fleet:
         elif fate is Fate.RECYCLED:
             handle.move(WorkerState.EXITED)
             log.log(logging.WARNING if handle.killed_for else logging.INFO, "%s; %s", what, again)
+        elif fate is Fate.POISONED:
+            handle.move(WorkerState.EXITED)
+            log.error("%s; what is suspected of it will run in a process of its own; %s", what, again)
         else:
             handle.move(WorkerState.BACKOFF)
             prefix = f"{WorkerInitializationFailed.code}: " if was_starting else ""
@@ -241,6 +273,11 @@ class Fleet:
         assert not self._by_fd
         self._isolator_listener.close()
         os.close(self._own_pidfd)
+
+
+def _place(offset: int) -> int:
+    """The offset that a suspicion of all is about: it stands below zero, since a task may be suspected at it too."""
+    return offset if offset >= 0 else -1 - offset
 
 
 def _how(handle: WorkerHandle, status: int, exited: bool) -> str:

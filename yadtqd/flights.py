@@ -1,7 +1,9 @@
-"""The tasks that a worker runs beside its main thread (pool threads, event loop), several at once.
+"""The tasks that a worker runs beside its main thread (pool threads, event loop, isolated), several at once.
 
 Owns which of them its slot shows: the one whose hard deadline comes first, so that the supervisor kills in time. While
-the main thread runs a task itself, that one is shown. Called from any of the worker's threads.
+the main thread runs a task itself, that one is shown. Owns also what must not run at the same time: a suspect runs
+while nothing runs in this process, so that neither's death can be taken for the other's. Called from any of the
+worker's threads.
 """
 from __future__ import annotations
 
@@ -25,17 +27,21 @@ class Flight(NamedTuple):
     started_ms: int             # Unix
     hard_ns: int                # monotonic; 0: none
     cancel: Callable[[], object] = lambda: None     # have it end early; from any thread
+    apart: bool = False         # in a process of its own: it can't be what ends this one
+    suspect: bool = False       # as it began
 
 
 class Flights:
-    """`on_several` is called when for the first time something runs beside the main thread: from then on the slot does
-    not name all that would be suspect if this worker died."""
+    """`on_several` is called when for the first time something runs in this process beside the main thread: from then
+    on the slot does not name all that would be suspect if this worker died."""
 
     def __init__(self, slot: Slot, on_several: Callable[[], object]) -> None:
         self._slot, self._on_several = slot, on_several
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._all: dict[int, Flight] = {}
         self._next = _BASE
+        self._several = False
+        self.apart = self.suspects = 0      # how many run apart, and of those, suspects
         self._shown = 0
         self._main_has_slot = False
 
@@ -49,24 +55,41 @@ class Flights:
 
     def begin(self, flight: Flight) -> int:
         """Returns the number under which it ends."""
-        if self._next == _BASE:
+        if not (flight.apart or self._several):
+            self._several = True
             self._on_several()
         with self._lock:
             self._next += 1
             self._all[self._next] = flight
+            self.apart += flight.apart
+            self.suspects += flight.suspect
             self._show()
             return self._next
 
     def end(self, number: int) -> None:
         """It has ended."""
         with self._lock:
-            del self._all[number]
+            flight = self._all.pop(number)
+            self.apart -= flight.apart
+            self.suspects -= flight.suspect
             self._show()
+            self._lock.notify_all()
+
+    def bars(self, *, suspect: bool) -> bool:
+        """Must a task wait for what runs now? A suspect for all that runs in this process; and that for suspects."""
+        return len(self._all) > self.apart if suspect else self.suspects > 0
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something ends, at most so long."""
+        with self._lock:
+            if self._all:
+                self._lock.wait(timeout_s)
 
     def cancel(self, held: Held, hard_ns: int) -> None:
         """End it if it is one of these; it is killed at `hard_ns` (monotonic), with this worker."""
         with self._lock:
-            found = [(number, flight) for number, flight in self._all.items() if flight.held is held]
+            found = [(number, flight) for number, flight in self._all.items()
+                     if flight.held is held and not flight.apart]       # the isolated call looks by itself
             for number, flight in found:
                 self._all[number] = flight._replace(hard_ns=min(flight.hard_ns or _NEVER, hard_ns))
                 self._shown = 0
@@ -98,10 +121,16 @@ class Flights:
             self._shown = 0
             self._slot.end()
             return
-        number, flight = min(self._all.items(), key=lambda item: item[1].hard_ns or _NEVER)
+        number, flight = min(self._all.items(), key=lambda item: (item[1].hard_ns or _NEVER, item[1].apart))
         if number == self._shown:
             return
         self._shown = number
         held, message = flight.held, flight.held.message
         self._slot.begin(number, message.id, message.task, held.partition, held.offset, flight.started_ns, 0,
                          flight.hard_ns, message.n)
+
+    def shown(self) -> tuple[Held, int, int] | None:
+        """What the slot shows of them: the task, since when (monotonic ns, Unix ms)."""
+        with self._lock:
+            flight = self._all.get(self._shown)
+        return None if flight is None else (flight.held, flight.started_ns, flight.started_ms)

@@ -3,7 +3,7 @@
 Owns the worker's connection to the isolator and the counting of crashes (PROTOCOL.md rule 9): `lone` + 1 is written
 before a suspect runs and taken back when the end of its child was seen; `seen` counts only a child that died, alone and
 not by us. A task is given up as TASK_CRASHED at `max_crashes` seen, or when `max_lone` lone runs had an end that nobody
-saw. Used by the thread that processes tasks; waits as long as the attempt runs.
+saw. Used by one thread at a time (yadtqd.isolated_pool has one per attempt); waits as long as the attempt runs.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from yadtq.errors import RedisConnectionError, TaskCrashed, TaskHardTimeout
 from yadtq.task import encode_message
 from yadtqd import isolated_protocol as protocol
 from yadtqd.body import CANCELLED, CX, KO, OK, Deadlines, Outcome, grace, refused
+from yadtqd.isolated_protocol import MUTE
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -36,13 +37,17 @@ POLL_S = 0.25               # how often a waiting call looks whether the worker 
 RECONNECT_S = 0.1
 AGAIN_S = 0.1               # between two runs of a task that crashed: it may be the machine that is in trouble
 KILLED_S = 5.0              # after a Kill, so long for the Ended
+BREAK_OFF_S = 1.0           # the same when this worker is about to end
 
 
 class Death(NamedTuple):
     """How a child ended that said nothing about its task."""
 
     text: str               # "was killed by SIGSEGV", "exited with status 3"
-    hard_timeout: bool      # we killed it
+    by_us: bool             # we killed it
+
+
+BROKEN_OFF = Death("was broken off: its worker ends", True)
 
 
 class Isolation:
@@ -58,28 +63,35 @@ class Isolation:
 
     def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> Outcome | None:
         """One attempt, over as many runs as it takes; None when the worker ends first, or has to claim it again."""
-        while not (self._over() or held.cancelled):
+        while self._lease_holds() and not (self._over() or held.cancelled):     # claimed again, it waits for the lease
             if held.lone >= self._settings.max_lone:
                 return self._give_up(held, f"{held.lone} runs of it, alone, ended with their whole host or supervisor")
-            if not self._lease_holds():
-                return None                         # claimed again, it waits for the lease
-            if held.suspect and not (self._count(held, "begin") and self._lease_holds()):
+            if held.suspect and not self._count(held, "begin"):
                 return None                         # the claim is lost: it is claimed again
+            if not self._lease_holds():
+                return self._ended(held, task_type, limits, BROKEN_OFF)
             got = self._once(held, task_type, limits)
-            if held.cancelled and isinstance(got, Death) and got.hard_timeout:
+            if held.cancelled and isinstance(got, Death) and got.by_us and got is not BROKEN_OFF:
                 got = CANCELLED                     # it did not end in time
             if got is None:                         # nobody saw its end: `lone` stays counted,
                 held.suspect = True                 # and from now on it is, also for an isolated type: it may be
                 continue                            # what ends the isolator
-            if isinstance(got, Outcome) or got.hard_timeout:
-                if held.suspect:
-                    self._count(held, "well")
-                return got if isinstance(got, Outcome) else refused(TaskHardTimeout(
-                    f"{task_type.name} ran past its hard time-out of {limits.hard_s:g} s"))
+            if isinstance(got, Outcome) or got.by_us:
+                return self._ended(held, task_type, limits, got)
             if not self._crashed(held, task_type, got):
                 return self._give_up(held, f"its process {got.text}, {held.seen} times while it ran alone")
             time.sleep(AGAIN_S)
         return CANCELLED if held.cancelled else None
+
+    def _ended(self, held: Held, task_type: TaskType, limits: Deadlines, got: Outcome | Death) -> Outcome | None:
+        """It did not crash: it ended by itself, or we ended it."""
+        if held.suspect:
+            self._count(held, "well")
+        if isinstance(got, Outcome):
+            return got
+        if got is BROKEN_OFF:
+            return None
+        return refused(TaskHardTimeout(f"{task_type.name} ran past its hard time-out of {limits.hard_s:g} s"))
 
     # ---- counting ---------------------------------------------------------------------------------------------------
     def _crashed(self, held: Held, task_type: TaskType, death: Death) -> bool:
@@ -103,13 +115,14 @@ class Isolation:
         return True
 
     def _until_redis_answers(self, ask: Callable[[], T]) -> T | None:
-        while not self._over():
+        while True:
             if self._gate.wait(POLL_S):
                 try:
                     return ask()
                 except RedisConnectionError as error:
                     self._gate.close(error)
-        return None
+            if self._over():                        # after one attempt: a run that we broke off is not to count
+                return None
 
     def _give_up(self, held: Held, why: str) -> Outcome:
         outcome = refused(TaskCrashed(f"{held.message.task} was given up: {why}"))
@@ -122,7 +135,7 @@ class Isolation:
         """Run it once; None when its end was not seen (the isolator or this worker ends)."""
         sock = self._connected()
         if sock is None:
-            return None
+            return BROKEN_OFF
         payload = encode_message(held.message)
         small = len(payload) <= protocol.INLINE
         run = protocol.Run(payload if small else b"", self._settings.max_payload_bytes, limits.soft_s, limits.hard_s,
@@ -138,7 +151,7 @@ class Isolation:
     def _wait(self, sock: socket.socket, hard_s: float, held: Held, grace_s: float) -> Outcome | Death | None:
         deadline = time.monotonic() + hard_s if hard_s else float("inf")
         outcome: Outcome | None = None
-        killed = cancelled = False
+        killed = cancelled = over = False
         while True:
             now = time.monotonic()
             if held.cancelled and not cancelled:
@@ -149,9 +162,9 @@ class Isolation:
                     raise protocol.IsolatorGone("it did not end a child that it was told to kill")
                 protocol.send(sock, protocol.Kill())
                 killed, deadline = True, now + KILLED_S
-            if self._over():
-                self._disconnect()                  # the isolator kills the child then
-                return None
+            elif not killed and self._over():
+                protocol.send(sock, protocol.Kill())
+                killed, over, deadline = True, True, now + BREAK_OFF_S
             sock.settimeout(min(POLL_S, max(0.001, deadline - now)))
             try:
                 got = protocol.receive(sock)
@@ -164,7 +177,7 @@ class Isolation:
                 data = large or packet.payload
                 outcome = _outcome(packet.end, data)
             elif isinstance(packet, protocol.Ended):
-                return outcome or _death(packet, killed)
+                return outcome or (BROKEN_OFF if over else _death(packet, killed))
 
     # ---- the connection ---------------------------------------------------------------------------------------------
     def _connected(self) -> socket.socket | None:
@@ -211,7 +224,8 @@ def _death(ended: protocol.Ended, killed: bool) -> Death:
         return Death("was killed at its hard time-out", True)
     if ended.signal:
         return Death(f"was killed by {_name(ended.signal)}", False)
-    return Death(f"exited with status {ended.status}", False)
+    told = ": it could not tell how its task ended" if ended.status == MUTE else ""
+    return Death(f"exited with status {ended.status}{told}", False)
 
 
 def _name(signum: int) -> str:

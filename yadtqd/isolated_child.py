@@ -1,7 +1,11 @@
-"""The child that the isolator forks: runs one attempt, says how it ended, and is gone.
+"""The two processes of an isolated attempt: the keeper, which the isolator forks, and its child that runs the handler.
 
-Sends its result over its worker's connection by itself; whatever happens to it after that is no matter. Soft time-outs
-are its own timer's, since it has a main thread of its own and nothing that comes after.
+The child sends its result over its worker's connection by itself; whatever happens to it after that is no matter. Soft
+time-outs are its own timer's, since it has a main thread of its own and nothing that comes after.
+
+The keeper owns everything that the handler starts, sessions of their own included: it is their subreaper, kills what
+is left when the handler's process ends, and then ends in the same way. It also stands between: a handler that kills its
+parent ends itself, not the isolator with the attempts of all workers. SIGTERM has it kill its child.
 """
 from __future__ import annotations
 
@@ -21,8 +25,10 @@ from yadtq.log import context
 from yadtq.running import Cancelled, Interrupted, SoftTimeout, enter
 from yadtq.task import TaskMessage, decode_message
 from yadtqd import isolated_protocol as protocol
+from yadtqd import strays
 from yadtqd.async_runner import CancelScope, run_coroutine
 from yadtqd.body import CANCELLED, KO, Outcome, refused, run_body, timed_out
+from yadtqd.child import become_subreaper
 
 if TYPE_CHECKING:
     from yadtq.tasks import TaskType
@@ -31,27 +37,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-COULD_NOT_START = 70            # exit status of a child that failed before its handler began
+MEMORY_RESERVE = 32 << 20       # bytes beyond the memory limit, to say that it was reached
+OOM_SCORE = "500"               # of 1000: a kernel out of memory ends an isolated attempt before a worker or a server
 
 
 def run_child(registry: Registry, sock: socket.socket, run: protocol.Run, payload: bytes, parent: int,
               inherited: Collection[int], mask: Collection[signal.Signals | int]) -> NoReturn:
     """In the forked process: all of its life."""
-    status = COULD_NOT_START
+    status = protocol.MUTE
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:      # it died before the line above: no signal will ever come
-            os._exit(status)
+        _die_with(parent)
         os.setsid()
         for fd in inherited:
             with contextlib.suppress(OSError):
                 os.close(fd)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, signal.SIG_DFL)
+        become_subreaper()
+        keeper = os.getpid()
+        pid = os.fork()
+        if pid:
+            sock.close()
+            _keep(pid, mask)
+        _die_with(keeper)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+            score.write(OOM_SCORE)
         attempt = Attempt()
         signal.signal(signal.SIGUSR1, attempt.on_cancel)
-        if run.memory_limit:
-            resource.setrlimit(resource.RLIMIT_DATA, (run.memory_limit, run.memory_limit))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         outcome = attempt.run(registry, run, payload)
         data = outcome.error if outcome.end == KO else outcome.result
@@ -63,6 +75,40 @@ def run_child(registry: Registry, sock: socket.socket, run: protocol.Run, payloa
         log.critical("an isolated task's process failed", exc_info=True)
     finally:
         os._exit(status)        # through nobody's clean-up: what is inherited belongs to the isolator
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:          # it died before the line above: no signal will ever come
+        os._exit(protocol.MUTE)
+
+
+def _keep(pid: int, mask: Collection[signal.Signals | int]) -> NoReturn:
+    """The keeper's life: wait for the child, kill what it leaves behind, end as it did."""
+    # not reaped yet: the pid is its own
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGKILL))
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(pid, signal.SIGUSR1))      # a cancel
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _, status = os.waitpid(pid, 0)
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    strays.end_all()
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))        # the child has dumped its own, if anybody wants one
+        fatal = os.WTERMSIG(status)
+        with contextlib.suppress(OSError):                      # SIGKILL can't be set, and needs not
+            signal.signal(fatal, signal.SIG_DFL)
+        os.kill(os.getpid(), fatal)
+        signal.pause()
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _limit_memory(limit: int) -> Callable[[], object]:
+    """Limit this process's data; returns what gives it a little more, once the handler has ended."""
+    if not limit:
+        return lambda: None
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit + MEMORY_RESERVE))
+    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit + MEMORY_RESERVE, limit + MEMORY_RESERVE))
 
 
 class Attempt:
@@ -101,8 +147,9 @@ class Attempt:
             return refused(error)
         context(task_id=message.id)
         enter(self)
+        more_memory = _limit_memory(run.memory_limit)
         if task_type.kind == "async":
-            return asyncio.run(self._run_async(task_type, run))
+            return asyncio.run(self._run_async(task_type, run, more_memory))
 
         def call(handler: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
             signal.signal(signal.SIGALRM, self._on_alarm)
@@ -114,6 +161,7 @@ class Attempt:
                 return handler(*args, **kwargs)
             finally:
                 self._live = False
+                more_memory()
 
         outcome = run_body(task_type, message, run.limit, call)
         if self._told is None:
@@ -121,8 +169,8 @@ class Attempt:
         # perhaps swallowed by the handler: its word counts no more
         return CANCELLED if self._told is Cancelled else timed_out(task_type.name, run.soft_s)
 
-    async def _run_async(self, task_type: TaskType, run: protocol.Run) -> Outcome:
+    async def _run_async(self, task_type: TaskType, run: protocol.Run, more_memory: Callable[[], object]) -> Outcome:
         self._loop = asyncio.get_running_loop()
         if self.cancelled:
             return CANCELLED
-        return await run_coroutine(task_type, self.message, run.limit, run.soft_s, self._scope)
+        return await run_coroutine(task_type, self.message, run.limit, run.soft_s, self._scope, more_memory)

@@ -19,6 +19,7 @@ import msgspec
 from yadtq.errors import YADTQError
 
 INLINE = 65_536             # bytes: a larger payload goes by memfd, since a packet is bounded by the socket's buffer
+MUTE = 70                   # exit status of a child that could not say how its attempt ended
 PACKET = 131_072            # more than any packet of ours
 
 

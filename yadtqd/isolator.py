@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+KEEPER_S = 1.0                  # for a keeper to kill its child, before it is killed itself
 BACKUP_S = 2.0                  # the worker enforces the hard limit; so long after it the isolator does
 MAX_WORKERS = 2048              # connections
 
@@ -39,7 +40,7 @@ class Seat:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.pid = 0
+        self.pid = 0            # the keeper of the attempt that runs
         self.pidfd = -1
         self.kill_at = 0.0      # monotonic; 0: never
         self.killed = False
@@ -174,9 +175,9 @@ class Isolator:
             signal.pidfd_send_signal(seat.pidfd, signal.SIGUSR1)
 
     def _kill(self, seat: Seat) -> None:
-        seat.killed = True
+        seat.killed, seat.kill_at = True, time.monotonic() + KEEPER_S
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(seat.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(seat.pidfd, signal.SIGTERM)        # its keeper takes the whole tree along
 
     def _enforce(self, now: float) -> None:
         for seat in list(self._seats.values()):
@@ -184,9 +185,13 @@ class Isolator:
                 self._begin(seat, *seat.waiting)
         for seat in list(self._children.values()):
             if seat.kill_at and now >= seat.kill_at:
-                seat.kill_at = 0.0
-                log.warning("an isolated task ran past its hard limit, and its worker did not stop it")
-                self._kill(seat)
+                if seat.killed:
+                    seat.kill_at = 0.0
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(seat.pidfd, signal.SIGKILL)
+                else:
+                    log.warning("an isolated task ran past its hard limit, and its worker did not stop it")
+                    self._kill(seat)
 
     def _reap(self, seat: Seat) -> None:
         """The child is gone: sweep what it started, tell the worker."""

@@ -2,7 +2,7 @@
 
 Owns the order *lease check, slot, handler, end*. Handlers run in this thread, where a soft time-out can interrupt them;
 with `worker_threads` above 1 in a pool (yadtqd.task_pool), `async def` ones on an event loop (yadtqd.async_runner),
-isolated ones and suspects in a process of their own (yadtqd.isolated_call). Ends go to the result writer, which this
+isolated ones and suspects in a process of their own (yadtqd.isolated_pool). Ends go to the result writer, which this
 thread flushes itself as soon as nothing else waits. Never talks to Kafka, never claims.
 """
 from __future__ import annotations
@@ -22,6 +22,7 @@ from yadtqd.cancelling import LAY_NS
 from yadtqd.shared import Shared, boottime_ns
 from yadtqd.slot import ID_BYTES
 from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
+from yadtqd.task_pool import LOOK_S
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from yadtqd.cancelling import Canceller
     from yadtqd.flights import Flights
     from yadtqd.held import Held
-    from yadtqd.isolated_call import Isolation
     from yadtqd.ledger import Ledger
     from yadtqd.registry import Registry
     from yadtqd.result_writer import ResultWriter
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 AHEAD_S = 0.5                   # how much work may lie claimed and not started
 LEASE_POLL_S = 0.02
+CUT_OFF_S = 1.5                 # what runs apart is broken off so long before we are killed, ...
+CUT_OFF_SHARE = 0.2             # ... or this share of the drain's limit
 DRAIN_QUEUE_S = 2.0             # so long a drain goes on with what is claimed, which nobody else can begin meanwhile
 
 
@@ -63,7 +65,6 @@ class Processor:
         self._interruptible: tuple[Held, int] | None = None     # the same while its handler runs in this thread; number
         # joined by the worker before `run`
         self.writer: ResultWriter
-        self.isolation: Isolation
         self.claim_again: Callable[[list[Held]], None]
         self.canceller: Canceller
         # begins a task beside this thread: None if it is to run here, False if it may not begin any more
@@ -73,9 +74,10 @@ class Processor:
     def drain(self) -> None:
         """Begin nothing that is not claimed yet, and end soon. Safe in a signal handler: takes no lock."""
         if not self._drain_until:
-            now = time.monotonic()
-            self.drain_deadline = now + self._settings.drain_timeout_s
-            self._drain_until = now + min(DRAIN_QUEUE_S, self._settings.drain_timeout_s / 2)
+            now, kill_ns = time.monotonic(), self._slot.drain_by_ns
+            limit_s = max(kill_ns / 1e9 - now, 0.0) if kill_ns else self._settings.drain_timeout_s
+            self.drain_deadline = now + limit_s - min(CUT_OFF_S, limit_s * CUT_OFF_SHARE)
+            self._drain_until = now + min(DRAIN_QUEUE_S, limit_s / 2)
         self._ready.put([])                 # wakes `run`
 
     def cancel(self, held: Held, hard_ns: int) -> None:
@@ -155,10 +157,10 @@ class Processor:
             self._end_at_once(held, refused(error))
             return
         limits = deadlines(message, task_type, self._settings)
-        if held.suspect or task_type.isolated:
-            self._isolated(held, task_type, limits)
-            return
-        begun = self.elsewhere(held, task_type, limits)
+        apart = held.suspect or task_type.isolated
+        if apart or self._flights.suspects:
+            self.writer.flush()                     # a lone run takes its time: nobody waits for it
+        begun = (apart or self._suspects_ended(held)) and self.elsewhere(held, task_type, limits)
         if begun is None:
             self._here(held, task_type, limits)
         elif not begun and not self._too_late():
@@ -172,6 +174,15 @@ class Processor:
         if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id)) in self._hard_timed_out:
             return refused(TaskHardTimeout(f"{message.task} ran past its hard time-out, and its worker was killed"))
         return None
+
+    def _suspects_ended(self, held: Held) -> bool:
+        """Wait until no suspect runs: if this process died meanwhile, it would count against both. False when the task
+        may not begin any more."""
+        while self._flights.bars(suspect=False):
+            if not self.may_begin(held):
+                return False
+            self._flights.wait(LOOK_S)
+        return True
 
     def _here(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
         seq = self._seq = self._seq + 1
@@ -203,25 +214,6 @@ class Processor:
     def _timed_out(self, task_type: TaskType, limits: Deadlines) -> Outcome:
         log.warning("%s ran past its soft time-out of %g s; this worker is recycled", task_type.name, limits.soft_s)
         return timed_out(task_type.name, limits.soft_s)
-
-    def _isolated(self, held: Held, task_type: TaskType, limits: Deadlines) -> None:
-        self.writer.flush()                         # a lone run takes its time: nobody waits for it
-        seq = self._seq = self._seq + 1
-        started_ms, now_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
-        message = held.message
-        # no deadlines: the isolated call enforces them, and killing this worker would not end the child's task
-        self._flights.take_slot()
-        self._slot.begin(seq, message.id, message.task, held.partition, held.offset, now_ns, 0, 0, message.n)
-        self.current = held, now_ns, started_ms
-        outcome = self.isolation.run(held, task_type, limits)
-        self.current = None
-        self._slot.end()
-        self._flights.give_slot_back()
-        if outcome is None:
-            self.claim_again([held])                # or never, if this worker ends
-        else:
-            ended_ns = time.monotonic_ns()
-            self.end(held, outcome, started_ms, started_ms + (ended_ns - now_ns) // 1_000_000, ended_ns)
 
     def _end_at_once(self, held: Held, outcome: Outcome) -> None:
         now_ms = time.time_ns() // 1_000_000

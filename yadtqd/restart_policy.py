@@ -4,6 +4,8 @@ Pure: takes the clock and a random number, keeps nothing. Used by the supervisor
 
 - A *recycled* child (stale epoch, soft or hard time-out of a task, lease lost) did nothing wrong: it starts at once and
   is not counted. Many of them in ten seconds are spread out, so that no loop can eat the machine.
+- A *poisoned* one died over a task that was not suspected before. It is treated alike: the task won't run in a worker
+  again, so that each costs one restart, and the worker must not be given up for its tasks.
 - A *failed* one (killed, crashed, hung, could not start) is counted. The first in the window is replaced at once, the
   next ones after an exponential back-off with jitter; more than `max_retries` in the window is FATAL until the
   cool-down is over. If the window has not passed by then, one more failure is FATAL again.
@@ -32,6 +34,7 @@ class Fate(Enum):
     """What the end of a child means for its next start."""
 
     RECYCLED = "recycled"
+    POISONED = "poisoned"
     FAILED = "failed"
     HOPELESS = "hopeless"
 
@@ -70,7 +73,7 @@ class RestartPolicy:
         """Decide about a child that ended `now_s`; `jitter` is a random number from 0 up to 1."""
         failures = tuple(t for t in history.failures if t > now_s - self.window_s)
         recycles = tuple(t for t in history.recycles if t > now_s - RECYCLE_WINDOW_S)
-        if fate is Fate.RECYCLED:
+        if fate in {Fate.RECYCLED, Fate.POISONED}:
             recycles = (*recycles, now_s)[-64:]
             return Decision(History(failures, recycles), _recycle_delay_s(len(recycles), jitter), fatal=False)
         failures = (*failures, now_s)[-(self.max_retries + 1):]

@@ -105,6 +105,7 @@ class Slot:
     retried = Cell(10)
     crashed = Cell(11)
     lag = Cell(12)
+    drain_by_ns = Cell(13)      # the supervisor's: when a child that drains is killed (CLOCK_MONOTONIC), 0 before
     cancel_for = Cell(14)       # number of the task in hand that is being cancelled
     cancel_hard_ns = Cell(15)   # when it is to be killed for that; written before `cancel_for`
 

@@ -1,6 +1,7 @@
-"""Sweeps processes that lost their parent and became the supervisor's: what a dead child's children left behind.
+"""Sweeps processes that lost their parent and became a subreaper's: what a dead child's children left behind.
 
-Used by the supervisor (a subreaper) after each death. Never waits: what has just been killed is reaped in a later call.
+Used by the supervisor after each death; it never waits there: what has just been killed is reaped in a later call. The
+keeper of an isolated attempt, which has nothing else to do, waits until all are gone.
 """
 from __future__ import annotations
 
@@ -33,3 +34,14 @@ def sweep(known: Collection[int]) -> int:
                 os.kill(pid, signal.SIGKILL)
                 left += 1
     return left
+
+
+def end_all() -> None:
+    """Kill and reap all children of this process, and theirs, which become ours when they die."""
+    while left := children():
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)

@@ -36,7 +36,8 @@ from yadtqd.dead_letters import DeadLetters
 from yadtqd.exits import Exit
 from yadtqd.flights import Flights
 from yadtqd.heartbeat_sender import HeartbeatSender
-from yadtqd.isolated_call import Isolation
+from yadtqd.isolated_call import BREAK_OFF_S, Isolation
+from yadtqd.isolated_pool import IsolatedPool, places
 from yadtqd.ledger import Ledger
 from yadtqd.processor import Processor
 from yadtqd.redis_gate import RedisGate
@@ -187,27 +188,36 @@ class Worker:
                                       self._letters, self._consumer, processor, self._flights, processor.canceller,
                                       self._table, ctx.slot, ctx.partitions, self._epoch, self._id, self._wake)
         processor.writer, processor.claim_again = self._writer, self._consumer.claim_again
-        processor.isolation = Isolation(settings, ctx.isolator_address, self._backend, gate, self._epoch, self._letters,
-                                        processor.cut_off, processor.lease_holds)
-        processor.elsewhere = self._elsewhere()
-        self._heartbeat.current = lambda: processor.current
+        processor.elsewhere = self._elsewhere(gate)
+        self._heartbeat.current = lambda: processor.current or self._flights.shown()
 
-    def _elsewhere(self) -> Callable[..., bool | None]:
+    def _elsewhere(self, gate: RedisGate) -> Callable[..., bool | None]:
         """What runs a task beside the main thread; None of it is made before a task needs it."""
 
-        parts = (self._flights, self._settings.max_payload_bytes, self._processor.end, self._wake.set,
-                 self._processor.may_begin)
+        settings, processor = self._settings, self._processor
+        parts = (self._flights, settings.max_payload_bytes, processor.end, self._wake.set, processor.may_begin)
         runner = AsyncRunner(*parts)
-        pool = TaskPool(self._settings.worker_threads, *parts) if self._settings.worker_threads > 1 else None
+        pool = TaskPool(settings.worker_threads, *parts) if settings.worker_threads > 1 else None
+        isolated = IsolatedPool(
+            places(settings.isolated_concurrency, self._workers_of_host()),
+            lambda: Isolation(settings, self._ctx.isolator_address, self._backend, gate, self._epoch, self._letters,
+                              processor.cut_off, processor.lease_holds),
+            self._flights, processor.end, self._claim_again, self._wake.set, processor.may_begin)
 
         def elsewhere(held: Any, task_type: Any, limits: Any) -> bool | None:
-            place = runner if task_type.kind == "async" else pool
+            place: AsyncRunner | TaskPool | IsolatedPool | None = runner if task_type.kind == "async" else pool
+            if held.suspect or task_type.isolated:
+                place = isolated
             if place is None:
                 return None
             self._bookkeeper.at_once = True
             return place.run(held, task_type, limits)
 
         return elsewhere
+
+    def _workers_of_host(self) -> int:
+        owned = len(self._table.owned())
+        return min(self._settings.max_workers or owned, owned)
 
     def _claim_again(self, batch: list[Held]) -> None:
         self._consumer.claim_again(batch)
@@ -245,6 +255,7 @@ class Worker:
             self._processor.drain()
         deadline = self._processor.drain_deadline
         _wait(lambda: not len(self._flights), deadline)
+        _wait(lambda: not self._flights.apart, deadline + BREAK_OFF_S)      # broken off: their children are ended now
         _wait(self._writer.flush, deadline)
         if not recycled:                            # the successor of a recycled one starts at once: it settles them
             _wait(lambda: not (self._ledger.unsure() or len(self._letters)),

@@ -48,6 +48,7 @@ class WorkerHandle:
     progress: Progress = field(default_factory=lambda: Progress(0, 0))
     done_before: int = 0                # tasks that earlier processes of it have done
     failed_before: int = 0
+    deaths: tuple[tuple[int, bool], ...] = ()   # the last ones: when (ns), and with a task in hand?
     note: str = ""                      # its last trouble, for people
 
     @property

@@ -441,8 +441,10 @@ def test_isolated_tasks(quick: Settings, quick_user: QueueUser, tmp_path: Path) 
         assert len(pids) == 10
         big = quick_user.result(quick_user.submit("t.isolated_pid", b"x" * 600_000))
         assert big["payload"] == b"x" * 600_000
-        assert big["session"] == big["pid"]
-        assert quick_user.error(quick_user.submit("t.isolated_hog")).error_type == "MemoryError"
+        assert big["session"] == big["parent"] != host.pids["isolator"]     # its keeper
+        hog = quick_user.error(quick_user.submit("t.isolated_hog"))
+        assert (hog.code, hog.error_type) == ("TASK_MEMORY_LIMIT", "MemoryError")
+        assert "190.7 MiB" in hog.message
         assert quick_user.error(quick_user.submit("t.isolated_sleep", 30, timeout_s=0.3)).code == "TASK_TIMEOUT"
         assert quick_user.error(quick_user.submit("t.isolated_stuck")).code == "TASK_HARD_TIMEOUT"
         assert quick_user.error(quick_user.submit("t.isolated_crash", str(journal))).code == "TASK_CRASHED"

@@ -74,7 +74,8 @@ def crash_while(path: str, journal: str) -> str:
 
 @task("t.isolated_pid", isolated=True)
 def isolated_pid(payload: bytes = b"") -> dict[str, Any]:
-    return {"pid": os.getpid(), "threads": threading.active_count(), "payload": payload, "session": os.getsid(0)}
+    return {"pid": os.getpid(), "threads": threading.active_count(), "payload": payload, "session": os.getsid(0),
+            "parent": os.getppid()}
 
 
 @task("t.isolated_sleep", isolated=True)

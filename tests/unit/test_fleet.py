@@ -11,7 +11,9 @@ from yadtq.config import Settings
 from yadtqd import fleet as fleet_module
 from yadtqd.child import Child
 from yadtqd.fleet import Fleet
+from yadtqd.restart_policy import Fate
 from yadtqd.shared import Shared
+from yadtqd.suspicion import SEVERAL
 from yadtqd.worker_state import WorkerState
 
 NOW = 10**12
@@ -77,3 +79,56 @@ def test_slots_are_used_again_and_tasks_done_are_not_forgotten(fleet):
     again = fleet.add("w1", "worker")
     assert again.slot.index == index
     assert again.slot.read().done == 0
+
+
+@pytest.fixture
+def dies(fleet, monkeypatch):
+    """Let w0 of partition 3 die, with a task in hand or without; what its successor would have to suspect."""
+    monkeypatch.setattr(fleet_module, "fork", lambda *_: Child(1, os.eventfd(0)))
+    handle = fleet.add("w0", "worker", ((3, 1),))
+
+    def die(at_s, task_id=None, state=WorkerState.RUNNING):
+        now = NOW + int(at_s * 1e9)
+        fleet.start(handle, now)
+        handle.slot.state = state
+        if task_id:
+            handle.slot.begin(1, task_id, "t", 3, int(task_id), 0, 0, 0)
+        fleet._by_fd.clear()
+        os.close(handle.child.pidfd)
+        fleet._ended(handle, "was killed", Fate.FAILED, now)
+        return set(fleet._context(handle).suspects)
+    die.handle = handle
+    return die
+
+
+def test_each_death_over_a_new_task_is_that_tasks_doing_and_no_failure_of_the_worker(dies):
+    for n in range(20):
+        assert str(n) in dies(20 * n, str(n))
+        assert dies.handle.state is WorkerState.EXITED
+    for _ in range(3):                              # over one that was suspected: something else is wrong
+        dies(400, "19")
+        assert dies.handle.state is WorkerState.BACKOFF
+    dies(400, "19")
+    assert dies.handle.state is WorkerState.FATAL
+
+
+def test_deaths_in_a_row_make_suspects_of_all_that_was_claimed(dies, fleet):
+    assert SEVERAL not in dies(0, "1")
+    assert SEVERAL not in dies(3, "2")
+    assert SEVERAL in dies(6, "3")
+    fleet.shared.partitions[3].watermark = 7
+    assert fleet._context(dies.handle).suspects == ()
+
+
+def test_it_takes_two_when_one_of_them_had_nothing_in_hand(dies):
+    assert SEVERAL not in dies(0)
+    assert dies.handle.state is WorkerState.BACKOFF
+    assert SEVERAL not in dies(11)                  # not in a row
+    assert SEVERAL in dies(14)
+    assert dies.handle.state is WorkerState.EXITED
+
+
+def test_a_worker_that_can_not_start_has_no_task_to_blame(dies):
+    for n in range(4):
+        assert dies(n, state=WorkerState.STARTING) == set()
+    assert dies.handle.state is WorkerState.FATAL

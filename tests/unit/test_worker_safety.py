@@ -96,7 +96,7 @@ def isolation(backend: Counting, runs: list[Any], lease: Any = lambda: True) -> 
 
 
 def test_no_further_run_of_an_isolated_task_begins_without_the_lease() -> None:
-    lease = iter([True, False, False])
+    lease = iter([True, True, False, False])
     backend, runs = Counting(), [Death("was killed by SIGSEGV", False), OK]
     assert isolation(backend, runs, lambda: next(lease)).run(held(), task_type(), Deadlines(0, 0)) is None
     assert runs == [OK]

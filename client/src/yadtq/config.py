@@ -64,6 +64,7 @@ TASKS: tuple[str, ...] = ()
 TASK_TIMEOUT = 10.0
 TASK_TIMEOUT_GRACE_S = 5.0
 WORKER_THREADS = 1
+ISOLATED_CONCURRENCY = 0
 FETCH_BATCH = 1000
 PREFETCH = 4000
 PROCESSING_AFTER_MS = 50
@@ -239,6 +240,10 @@ class Settings:
     worker_threads: int = option(
         WORKER_THREADS, "Tasks that one worker runs at a time; more than 1 helps handlers that wait. Soft time-outs "
         "reach the main thread only.", used_by="worker", low=1, high=1024)
+    isolated_concurrency: int = option(
+        ISOLATED_CONCURRENCY, "Isolated attempts that one worker may have under way, each in a process of its own; 0: "
+        "its share of the host's processors, so that all workers together fill the host and time-outs stay honest.",
+        used_by="worker", low=0, high=1024)
     fetch_batch: int = option(
         FETCH_BATCH, "Records claimed in one round trip; larger ones gain little and hold Redis longer.",
         used_by="worker", unit="records", low=1, high=10_000)

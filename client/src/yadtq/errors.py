@@ -256,6 +256,12 @@ class TaskHardTimeout(TaskFailed):
     code = "TASK_HARD_TIMEOUT"
 
 
+class TaskMemoryLimit(TaskFailed):
+    """The task ran into the memory limit of its task type."""
+
+    code = "TASK_MEMORY_LIMIT"
+
+
 class TaskExpired(TaskFailed):
     """The task was not started before the time at which it expires."""
 

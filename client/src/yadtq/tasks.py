@@ -3,7 +3,7 @@
 Owns the declarations of this process (`declared`). Runs wherever a module with tasks is imported: in a worker that runs
 them, and in an application that only wants to name them, which is why it is part of the client distribution. It never
 runs a task, never wraps a handler (calling a decorated function is calling the function), and imports nothing but the
-standard library and `yadtq.errors`.
+standard library, `yadtq.errors` and `yadtq.sizes`.
 
     from yadtq.tasks import task
 
@@ -27,10 +27,12 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar, overload
 
 from yadtq.errors import InvalidTaskType, TaskArgumentError
+from yadtq.sizes import parse_size, size_text
 
 __all__ = ["TaskType", "declared", "name_of", "refused_arguments", "task"]
 
 MAX_NAME_LENGTH = 128  # characters; a name travels with every task and is part of keys and log lines
+LEAST_MEMORY = 64 << 20  # bytes of `memory_limit`: about what the process of an attempt begins with
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 
 # Any callable, so that type checkers see the decorated function exactly as it was written, overloads and all.
@@ -71,14 +73,14 @@ def task(function: F, /) -> F: ...
 @overload
 def task(
     name: str | None = None, /, *, timeout_s: float | None = None, grace_s: float | None = None, isolated: bool = False,
-    memory_limit: int | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
+    memory_limit: int | str | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
 ) -> Callable[[F], F]: ...
 
 
 @overload
 def task(
     *, name: str, timeout_s: float | None = None, grace_s: float | None = None, isolated: bool = False,
-    memory_limit: int | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
+    memory_limit: int | str | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -89,8 +91,9 @@ def task(target: Any = None, /, *, name: str | None = None, **options: Any) -> A
     moved while tasks are queued. Two functions with one name are refused.
 
     `timeout_s` and `grace_s` (seconds) replace the worker's `task_timeout` and `task_timeout_grace_s`. `isolated=True`
-    runs each attempt in a process of its own, which `memory_limit` (bytes) can bound. `max_retries` says how often a
-    failed attempt is repeated, `retry_on` on which exceptions only (docs/tasks.md says where that is done already).
+    runs each attempt in a process of its own, which `memory_limit` (bytes, or a text such as "512M") can bound.
+    `max_retries` says how often a failed attempt is repeated, `retry_on` on which exceptions only (docs/tasks.md says
+    where that is done already).
 
     Raises InvalidTaskType, when the module is imported, for a declaration that can't work.
 
@@ -140,13 +143,26 @@ def _checked_options(label: str, options: dict[str, Any]) -> dict[str, Any]:
         if not holds(value):
             raise InvalidTaskType(f"{label}: {option} must be {wanted}, not {value!r}")
         checked[option] = value
-    if checked.get("memory_limit") is not None and not checked.get("isolated"):
-        raise InvalidTaskType(f"{label}: memory_limit needs isolated=True, since only a process can be limited")
+    if checked.get("memory_limit") is not None:
+        if not checked.get("isolated"):
+            raise InvalidTaskType(f"{label}: memory_limit needs isolated=True, since only a process can be limited")
+        checked["memory_limit"] = _memory_limit(label, checked["memory_limit"])
     if checked.get("retry_on") and not checked.get("max_retries"):
         raise InvalidTaskType(f"{label}: retry_on needs max_retries, which is 0")
     if "retry_on" in checked:
         checked["retry_on"] = tuple(checked["retry_on"])
     return checked
+
+
+def _memory_limit(label: str, value: int | str) -> int:
+    try:
+        size = parse_size(value)
+    except ValueError as wrong:
+        raise InvalidTaskType(f"{label}: memory_limit {value!r}: {wrong}") from None
+    if size < LEAST_MEMORY:
+        raise InvalidTaskType(f"{label}: memory_limit must be at least {size_text(LEAST_MEMORY)}, not {value!r}: the "
+                              "interpreter and the modules, with which the process begins, count")
+    return size
 
 
 def _is_number(value: object) -> bool:
@@ -165,7 +181,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "timeout_s": ("a number of seconds above 0", lambda v: v is None or (_is_number(v) and v > 0)),
     "grace_s": ("a number of seconds, 0 or more", lambda v: v is None or (_is_number(v) and v >= 0)),
     "isolated": ("True or False", lambda v: isinstance(v, bool)),
-    "memory_limit": ("a number of bytes above 0", lambda v: v is None or _is_count(v, 1)),
+    "memory_limit": ("a number of bytes or a text such as \"512M\"",
+                     lambda v: v is None or isinstance(v, str) or _is_count(v, 0)),
     "max_retries": ("a whole number, 0 or more", lambda v: _is_count(v, 0)),
     "retry_on": ("a list or tuple of exception classes", _are_exceptions),
 }
