@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-MEMORY_RESERVE = 32 << 20       # bytes beyond the memory limit, to say that it was reached
 OOM_SCORE = "500"               # of 1000: a kernel out of memory ends an isolated attempt before a worker or a server
 
 
@@ -104,11 +103,13 @@ def _keep(pid: int, mask: Collection[signal.Signals | int]) -> NoReturn:
 
 
 def _limit_memory(limit: int) -> Callable[[], object]:
-    """Limit this process's data; returns what gives it a little more, once the handler has ended."""
+    """Limit this process's data; returns what ends that, once the handler has: its end has to be told and encoded
+    (msgspec crashes where it gets no memory)."""
     if not limit:
         return lambda: None
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit + MEMORY_RESERVE))
-    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit + MEMORY_RESERVE, limit + MEMORY_RESERVE))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 class Attempt:

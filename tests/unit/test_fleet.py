@@ -105,10 +105,10 @@ def test_each_death_over_a_new_task_is_that_tasks_doing_and_no_failure_of_the_wo
     for n in range(20):
         assert str(n) in dies(20 * n, str(n))
         assert dies.handle.state is WorkerState.EXITED
-    for _ in range(3):                              # over one that was suspected: something else is wrong
-        dies(400, "19")
+    for n in range(3):                              # over one that was suspected: something else is wrong
+        dies(400 + 15 * n, "19")
         assert dies.handle.state is WorkerState.BACKOFF
-    dies(400, "19")
+    dies(445, "19")
     assert dies.handle.state is WorkerState.FATAL
 
 
