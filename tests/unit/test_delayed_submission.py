@@ -80,37 +80,37 @@ def add(a: int, b: int) -> int:
 def test_in_memory_a_delayed_task_is_scheduled_and_runs_in_its_time() -> None:
     with InMemoryYADTQ({"add": add}) as client:
         begun = time.time()
-        later, now = client.submit_tasks([{"task": "add", "args": [1, 2], "delay_s": 0.6},
+        later, now = client.submit_tasks([{"task": "add", "args": [1, 2], "delay_s": 2.5},
                                           {"task": "add", "args": [3, 4]}])
         assert client.get_result(now, timeout=20) == 7
         record = client.get_task(later)
         assert record.status is TaskStatus.SCHEDULED
         assert record.due_ms is not None
-        assert abs(record.due_ms / 1000 - begun - 0.6) < 5
+        assert abs(record.due_ms / 1000 - begun - 2.5) < 10
         assert [one.id for one in client.get_tasks_by_status(TaskStatus.SCHEDULED)] == [later]
         assert client.count_tasks()[TaskStatus.SCHEDULED] == 1
         assert client.get_result(later, timeout=20) == 3
-        assert time.time() - begun >= 0.6
+        assert time.time() - begun >= 2.5
 
 
 def test_in_memory_a_scheduled_task_is_cancelled_at_once_and_never_runs() -> None:
     ran = []
     with InMemoryYADTQ({"note": lambda: ran.append(1)}) as client:
-        task_id = client.submit_task("note", delay_s=0.2)
+        task_id = client.submit_task("note", delay_s=1.0)
         assert client.cancel_task(task_id) is CancelAnswer.CONFIRMED
         with pytest.raises(TaskCancelled):
             client.get_result(task_id, timeout=5)
-        time.sleep(0.5)
+        time.sleep(1.4)
         assert not ran
 
 
 def test_in_memory_clearing_takes_scheduled_tasks_too() -> None:
     ran = []
     with InMemoryYADTQ({"note": lambda: ran.append(1)}) as client:
-        client.submit_task("note", delay_s=0.2)
+        client.submit_task("note", delay_s=1.0)
         assert client.clear_all_tasks() == 1
-        client.submit_task("note", due=time.time() + 0.4)
-        time.sleep(1.0)
+        client.submit_task("note", due=time.time() + 0.5)
+        time.sleep(1.6)
         assert ran == [1]
 
 
@@ -133,10 +133,10 @@ def test_in_memory_for_asyncio() -> None:
     async def main() -> None:
         async with AsyncInMemoryYADTQ({"add": add}) as client:
             begun = time.time()
-            task_id = await client.submit_task("add", [1, 2], due=datetime.now(UTC) + timedelta(seconds=0.3))
+            task_id = await client.submit_task("add", [1, 2], due=datetime.now(UTC) + timedelta(seconds=2))
             assert await client.get_task_status(task_id) is TaskStatus.SCHEDULED
             assert await client.get_result(task_id, timeout=20) == 3
-            assert time.time() - begun >= 0.29
+            assert time.time() - begun >= 1.99
             with pytest.raises(BatchRefused):
                 await client.submit_tasks([{"task": "add", "due": datetime(2030, 1, 1)}])
 
