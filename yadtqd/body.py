@@ -20,6 +20,7 @@ from yadtq.errors import (
     TaskTimeout,
     YADTQError,
 )
+from yadtq.retry_policy import Wish, wish_of
 from yadtq.running import Cancelled, SoftTimeout, current_task
 from yadtq.sizes import size_text
 from yadtq.task import TaskError, encode_error, from_exception
@@ -35,11 +36,15 @@ Call = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: OK with the encoded value, KO with the encoded error, or CX: cancelled."""
+    """How an attempt ended: OK with the encoded value, KO with the encoded error, or CX: cancelled.
+
+    `wish` is what a handler's exception says about a retry; None for a failure that we found ourselves.
+    """
 
     end: str
     result: bytes = b""
     error: bytes = b""
+    wish: Wish | None = None
 
 
 CANCELLED = Outcome(CX)
@@ -102,7 +107,7 @@ def failed(task_type: TaskType, error: BaseException, args: list[Any], kwargs: d
     if task_type.memory_limit and isinstance(error, MemoryError):
         told = msgspec.structs.replace(told, code=TaskMemoryLimit.code, message=(
             f"{task_type.name} ran into its memory limit of {size_text(task_type.memory_limit)}: {told.message}"))
-    return Outcome(KO, error=encode_error(told))
+    return Outcome(KO, error=encode_error(told), wish=wish_of(error, task_type))
 
 
 def timed_out(name: str, timeout_s: float | None = None) -> Outcome:

@@ -2,8 +2,9 @@
 
 Owns the watermark: says in the partition table how far each partition may be committed, once Redis is known to have
 what was recorded on disk (PROTOCOL.md rules 2 and 6; membership commits). It flushes ends that lie while a long task
-runs, shows long tasks as PROCESSING, publishes dead letters. It alone opens the Redis gate again; after a restart of
-Redis in the order *fence, write again what ended, claim again what was claimed, go on*. Never runs a handler.
+runs, shows long tasks as PROCESSING, publishes what follows a task. It alone opens the Redis gate again; after a
+restart of Redis in the order *fence, write again what ended, claim again what was claimed, go on*. Never runs a
+handler.
 """
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from yadtq.result_backend import ResultBackend
     from yadtqd.cancelling import Canceller
     from yadtqd.consumer import Consumer
-    from yadtqd.dead_letters import DeadLetters
     from yadtqd.flights import Flights
     from yadtqd.held import Held
     from yadtqd.ledger import Ledger
     from yadtqd.processor import Processor
+    from yadtqd.publisher import Publisher
     from yadtqd.redis_gate import RedisGate
     from yadtqd.result_writer import ResultWriter
     from yadtqd.shared import PartitionTable
@@ -46,12 +47,12 @@ class Bookkeeper(threading.Thread):
     """Runs until the process ends; `wake` makes it look at once."""
 
     def __init__(self, settings: Settings, backend: ResultBackend, durability: Durability, ledger: Ledger,
-                 gate: RedisGate, writer: ResultWriter, letters: DeadLetters, consumer: Consumer, processor: Processor,
+                 gate: RedisGate, writer: ResultWriter, publisher: Publisher, consumer: Consumer, processor: Processor,
                  flights: Flights, canceller: Canceller, table: PartitionTable, slot: Slot,
                  partitions: tuple[int, ...], epoch: int, worker_id: str, wake: threading.Event) -> None:
         super().__init__(name="bookkeeper", daemon=True)
         self._backend, self._durability, self._ledger, self._gate = backend, durability, ledger, gate
-        self._writer, self._letters, self._consumer, self._processor = writer, letters, consumer, processor
+        self._writer, self._publisher, self._consumer, self._processor = writer, publisher, consumer, processor
         self._flights, self._canceller, self._table, self._slot = flights, canceller, table, slot
         self._partitions, self._epoch, self._worker_id = partitions, epoch, worker_id
         self._shown_after_ns = settings.processing_after_ms * 1_000_000
@@ -66,7 +67,7 @@ class Bookkeeper(threading.Thread):
         """Until the process ends; an error that nobody foresaw ends the worker, which is started anew."""
         try:
             while True:
-                busy = bool(self._writer or self._ledger.open or len(self._letters))
+                busy = bool(self._writer or self._ledger.open or len(self._publisher))
                 self._wake.wait(BUSY_TICK_S if busy else IDLE_TICK_S)
                 self._wake.clear()
                 self._tick(time.monotonic())
@@ -82,7 +83,7 @@ class Bookkeeper(threading.Thread):
                 self._write(time.monotonic())
             except RedisConnectionError as error:
                 self._gate.close(error)
-        self._letters.work(now)
+        self._publisher.work(now)
         self._tell()
 
     def _write(self, now: float) -> None:

@@ -18,6 +18,7 @@ from yadtq.errors import InvalidMessage, OffsetOutOfRange, RedisConnectionError,
 from yadtq.result_backend import ClaimEntry
 from yadtq.task import TaskMessage, decode_message
 from yadtqd.exits import Exit
+from yadtqd.follow_ups import RETRY
 from yadtqd.held import Held
 from yadtqd.worker_exit import end_now
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from yadtq.result_backend import Claim, ResultBackend
     from yadtq.transport import Consumer as TransportConsumer
     from yadtq.transport import Record
-    from yadtqd.dead_letters import DeadLetters
     from yadtqd.ledger import Ledger
+    from yadtqd.publisher import Publisher
     from yadtqd.redis_gate import RedisGate
     from yadtqd.shared import PartitionTable
     from yadtqd.suspicion import Suspicion
@@ -38,6 +39,7 @@ IDLE_POLL_S = 0.5           # how long a poll waits for records; `wake` ends it
 LOOK_S = 0.1                # how often the partition table is looked at while there is work
 BACK_OFF_S = 0.2            # after an error of Kafka's
 COMPLAIN_S = 30.0
+MAY_OWE = ("KO", RETRY)     # states of a record that something may follow: a dead letter, a retry
 
 
 class Consumer(threading.Thread):
@@ -45,13 +47,13 @@ class Consumer(threading.Thread):
     that may run although they have ended here."""
 
     def __init__(self, settings: Settings, transport: TransportConsumer, backend: ResultBackend, ledger: Ledger,
-                 gate: RedisGate, table: PartitionTable, epoch: int, suspicion: Suspicion, letters: DeadLetters,
+                 gate: RedisGate, table: PartitionTable, epoch: int, suspicion: Suspicion, publisher: Publisher,
                  ready: queue.SimpleQueue[list[Held]], window: Callable[[], int], settled: threading.Event,
                  write_again: Callable[[list[Held]], object]) -> None:
         super().__init__(name="consumer", daemon=True)
         self._settings, self._transport, self._backend, self._ledger = settings, transport, backend, ledger
         self._gate, self._table, self._epoch = gate, table, epoch
-        self._suspicion, self._letters = suspicion, letters
+        self._suspicion, self._publisher = suspicion, publisher
         self._ready, self._window, self._settled, self._write_again = ready, window, settled, write_again
         self._partitions: tuple[int, ...] = ()
         self._paused: frozenset[int] = frozenset()
@@ -198,14 +200,14 @@ class Consumer(threading.Thread):
         name = f"{record.partition}:{record.offset}"
         held = Held(record.partition, record.offset,
                     TaskMessage(id=name, task="", args=b"", submitted_ms=0), len(record.value))
-        held.follow = self._letters.make(held, name, error.code, error.message, original=record.value)
+        held.follow = self._publisher.follow_ups.letter(held, name, error.code, error.message, original=record.value)
         return held
 
     def _claim(self, batch: list[Held]) -> None:
         by_partition: dict[int, list[Held]] = {}
         for held in batch:
             if not held.message.task:            # no task at all, see _invalid
-                self._letters.publish([held])
+                self._publisher.publish([held])
             else:
                 by_partition.setdefault(held.partition, []).append(held)
         for partition, group in by_partition.items():
@@ -244,7 +246,7 @@ class Consumer(threading.Thread):
                 (run if held.end is None else ended).append(held)
             elif answer == "STALE":
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {held.partition}")
-            elif answer == "SETTLE" and claim.state == "KO":
+            elif answer == "SETTLE" and claim.state in MAY_OWE:
                 owed.append(held)
             else:
                 done.append(held)
@@ -258,9 +260,9 @@ class Consumer(threading.Thread):
             self._ready.put(run)
 
     def _settle(self, owed: list[Held], round_: int) -> list[Held]:
-        """Publish what is owed of tasks that had failed before; returns those that owe nothing."""
+        """Publish what is owed by tasks that had failed before; returns those that owe nothing."""
         try:
-            return self._letters.settle(owed, round_)
+            return self._publisher.settle(owed, round_)
         except RedisConnectionError as error:
             self._gate.close(error)
             self._again.extend(owed)

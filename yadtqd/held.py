@@ -12,6 +12,7 @@ from yadtqd.offset_tracker import NOT_SETTLED
 if TYPE_CHECKING:
     from yadtq.result_backend import FinishEntry
     from yadtq.task import TaskMessage
+    from yadtqd.follow_ups import FollowUp
 
 
 class Held:
@@ -31,7 +32,7 @@ class Held:
         self.size = size                              # bytes that it keeps in memory, its end included
         self.settled_at: float = NOT_SETTLED          # result writer, consumer; bookkeeper resets it
         self.end: FinishEntry | None = None           # processor: how it ended here; kept to be written again
-        self.follow: bytes | None = None              # processor: dead letter to publish once the end is recorded
+        self.follow: FollowUp | None = None           # processor: what to publish once the end is recorded
         self.claim_round = -1                         # the ledger's round in which Redis was asked about it
         self.looked_ns = 0                            # consumer, processor: when Redis was last asked about a cancel
         self.cancelled = False                        # bookkeeper: a cancel was asked for while it runs

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from yadtq.errors import RedisConnectionError, TaskCrashed, TaskHardTimeout
+from yadtq.retry_policy import Wish
 from yadtq.task import encode_message
 from yadtqd import isolated_protocol as protocol
 from yadtqd.body import CANCELLED, CX, KO, OK, Deadlines, Outcome, grace, refused
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
     from yadtq.result_backend import ResultBackend
     from yadtq.tasks import TaskType
-    from yadtqd.dead_letters import DeadLetters
     from yadtqd.held import Held
     from yadtqd.redis_gate import RedisGate
 
@@ -55,9 +55,9 @@ class Isolation:
     `lease_holds()` is looked at before each run: one task may take many, over a long time."""
 
     def __init__(self, settings: Settings, address: str, backend: ResultBackend, gate: RedisGate, epoch: int,
-                 letters: DeadLetters, over: Callable[[], bool], lease_holds: Callable[[], bool]) -> None:
+                 over: Callable[[], bool], lease_holds: Callable[[], bool]) -> None:
         self._settings, self._address, self._backend, self._gate = settings, address, backend, gate
-        self._epoch, self._letters, self._over = epoch, letters, over
+        self._epoch, self._over = epoch, over
         self._lease_holds = lease_holds
         self._sock: socket.socket | None = None
 
@@ -124,11 +124,9 @@ class Isolation:
             if self._over():                        # after one attempt: a run that we broke off is not to count
                 return None
 
-    def _give_up(self, held: Held, why: str) -> Outcome:
-        outcome = refused(TaskCrashed(f"{held.message.task} was given up: {why}"))
-        held.follow = self._letters.make(held, held.message.id, TaskCrashed.code, f"{held.message.task}: {why}",
-                                         error=outcome.error)
-        return outcome
+    @staticmethod
+    def _give_up(held: Held, why: str) -> Outcome:
+        return refused(TaskCrashed(f"{held.message.task} was given up: {why}"))
 
     # ---- one run ----------------------------------------------------------------------------------------------------
     def _once(self, held: Held, task_type: TaskType, limits: Deadlines) -> Outcome | Death | None:
@@ -175,7 +173,7 @@ class Isolation:
             packet, large = got
             if isinstance(packet, protocol.Result):
                 data = large or packet.payload
-                outcome = _outcome(packet.end, data)
+                outcome = _outcome(packet, data)
             elif isinstance(packet, protocol.Ended):
                 return outcome or (BROKEN_OFF if over else _death(packet, killed))
 
@@ -213,10 +211,11 @@ def _hung_up(sock: socket.socket) -> bool:
     return bool(look.poll(0))                               # between two tasks the isolator has nothing to say
 
 
-def _outcome(end: str, data: bytes) -> Outcome:
-    if end == CX:
+def _outcome(result: protocol.Result, data: bytes) -> Outcome:
+    if result.end == CX:
         return CANCELLED
-    return Outcome(OK, data) if end == OK else Outcome(KO, error=data)
+    wish = None if result.wish is None else Wish(*result.wish)
+    return Outcome(OK, data) if result.end == OK else Outcome(KO, error=data, wish=wish)
 
 
 def _death(ended: protocol.Ended, killed: bool) -> Death:

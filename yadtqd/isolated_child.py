@@ -68,7 +68,7 @@ def run_child(registry: Registry, sock: socket.socket, run: protocol.Run, payloa
         data = outcome.error if outcome.end == KO else outcome.result
         small = len(data) <= protocol.INLINE
         sock.setblocking(True)
-        protocol.send(sock, protocol.Result(outcome.end, data if small else b""), b"" if small else data)
+        protocol.send(sock, protocol.Result(outcome.end, data if small else b"", outcome.wish), b"" if small else data)
         status = 0
     except BaseException:
         log.critical("an isolated task's process failed", exc_info=True)

@@ -52,10 +52,12 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     """A child's own word on how its attempt ended (OK, KO, CX). `payload` is the encoded result or error, empty when by
-    memfd."""
+    memfd. `wish` is what the handler's exception says about a retry (yadtq.retry_policy.Wish): only the child met it.
+    """
 
     end: str
     payload: bytes
+    wish: tuple[bool, bool, float | None] | None = None
 
 
 class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):

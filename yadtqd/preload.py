@@ -25,7 +25,7 @@ OWN = (
     "yadtq.codec", "yadtq.config_load", "yadtq.heartbeat", "yadtq.log", "yadtq.result_backend", "yadtq.task",
     "yadtq.transport", "yadtq.transport.admin", "yadtq.transport.kafka_python", "yadtq.transport.librdkafka_consumer",
     "yadtq.transport.librdkafka_producer",
-    "yadtqd.bookkeeper", "yadtqd.consumer", "yadtqd.dead_letters", "yadtqd.isolated_call", "yadtqd.isolator",
+    "yadtqd.bookkeeper", "yadtqd.consumer", "yadtqd.follow_ups", "yadtqd.isolated_call", "yadtqd.isolator",
     "yadtqd.janitor", "yadtqd.membership", "yadtqd.processor", "yadtqd.registry", "yadtqd.result_writer",
     "yadtqd.scheduler", "yadtqd.worker",
 )

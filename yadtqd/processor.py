@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from yadtq.errors import TaskHardTimeout, TaskNotRegistered
 from yadtq.log import context
-from yadtq.result_backend import FinishEntry
 from yadtq.running import enter
 from yadtqd.body import CANCELLED, Deadlines, Outcome, deadlines, refused, run_body, timed_out
 from yadtqd.cancelling import LAY_NS
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from yadtq.tasks import TaskType
     from yadtqd.cancelling import Canceller
     from yadtqd.flights import Flights
+    from yadtqd.follow_ups import FollowUps
     from yadtqd.held import Held
     from yadtqd.ledger import Ledger
     from yadtqd.registry import Registry
@@ -50,10 +50,11 @@ class Processor:
 
     def __init__(self, settings: Settings, registry: Registry, slot: Slot, shared: Shared, guard: Guard, ledger: Ledger,
                  ready: queue.SimpleQueue[list[Held]], flights: Flights,
-                 hard_timed_out: frozenset[tuple[int, int, str]], busy: Callable[[], object]) -> None:
+                 follow_ups: FollowUps, hard_timed_out: frozenset[tuple[int, int, str, int]],
+                 busy: Callable[[], object]) -> None:
         self._settings, self._registry, self._slot, self._shared = settings, registry, slot, shared
         self._guard, self._ledger, self._ready, self._flights = guard, ledger, ready, flights
-        self._hard_timed_out = hard_timed_out
+        self._follow_ups, self._hard_timed_out = follow_ups, hard_timed_out
         self._busy = busy                   # tells the bookkeeper that there is work
         self._lease_at = Shared.lease_ns.index
         self._limit = settings.max_payload_bytes
@@ -171,7 +172,8 @@ class Processor:
         message = held.message
         if held.cancelled:
             return CANCELLED
-        if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id)) in self._hard_timed_out:
+        if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id),
+                                     message.n) in self._hard_timed_out:
             return refused(TaskHardTimeout(f"{message.task} ran past its hard time-out, and its worker was killed"))
         return None
 
@@ -221,10 +223,8 @@ class Processor:
 
     def end(self, held: Held, outcome: Outcome, started_ms: int, ended_ms: int, now_ns: int) -> None:
         """Hand an end over to be recorded; from any thread that runs tasks."""
-        m = held.message
-        self.writer.add(held, FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, outcome.end, held.offset, started_ms,
-                                          ended_ms, outcome.result, outcome.error, m.replay, None, m.group),
-                        now_ns)
+        end, held.follow = self._follow_ups.judge(held, outcome, started_ms, ended_ms)
+        self.writer.add(held, end, now_ns)
 
     def _wait_for_lease(self) -> bool:
         """The lease is over: begin nothing until membership is certain again, or we are stopped."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
-from yadtq.errors import RedisConnectionError
+from yadtq.errors import RedisConnectionError, TaskCrashed
 from yadtqd.exits import Exit
+from yadtqd.follow_ups import RETRY
 from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
@@ -105,23 +106,27 @@ class ResultWriter:
 
     def _obey(self, group: list[Held], answers: list[str], round_: int) -> None:
         done = group
+        cancelled: Collection[Held] = ()    # between two attempts: nothing follows, unless Redis forgets that
         if answers.count("DONE") != len(answers):
             if "STALE" in answers:
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {group[0].partition}")
             late = [held for held, answer in zip(group, answers, strict=True) if answer == "LATE"]
             done = [held for held, answer in zip(group, answers, strict=True) if answer != "LATE"]
+            cancelled = {held for held, answer in zip(group, answers, strict=True) if answer == "CANCELLED"}
             self._on_late(late)         # with their ends: the record may be of our own finish, and be lost yet
-        follow = [held for held in done if held.follow is not None]
-        self._count(done, crashed=len(follow))
+        self._count(done)
+        follow = [held for held in done if held.follow is not None and held not in cancelled]
         if follow:
             for held in follow:
                 held.claim_round = round_
             self._on_follow(follow)
-            done = [held for held in done if held.follow is None]
+            done = [held for held in done if held.follow is None or held in cancelled]
         if done and not self._ledger.settle(done, time.monotonic(), round_):
             self._pending.extendleft(reversed(done))     # Redis was restarted meanwhile: written again
         self.settled.set()
 
-    def _count(self, done: list[Held], crashed: int) -> None:
-        failed = sum(held.end is not None and held.end.end == "KO" for held in done)
-        self._slot.count(done=len(done) - failed, failed=failed, crashed=crashed)
+    def _count(self, done: list[Held]) -> None:
+        ends = [held.end.end for held in done if held.end is not None]
+        failed, retried = ends.count("KO"), ends.count(RETRY)
+        crashed = sum(held.follow is not None and held.follow.code == TaskCrashed.code for held in done)
+        self._slot.count(done=len(done) - failed - retried, failed=failed, retried=retried, crashed=crashed)

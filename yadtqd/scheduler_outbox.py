@@ -17,7 +17,7 @@ from yadtq.errors import InvalidMessage, PayloadTooLarge, UnknownTopic, YADTQErr
 from yadtq.partitioning import partition_of_key
 from yadtq.task import decode_message
 from yadtq.transport import open_admin, open_producer
-from yadtqd.dead_letters import CUT, OVERHEAD
+from yadtqd.follow_ups import CUT, OVERHEAD
 from yadtqd.wheel import Entry, Fire, Hop, Move
 
 if TYPE_CHECKING:

@@ -32,14 +32,15 @@ from yadtqd.async_runner import AsyncRunner
 from yadtqd.bookkeeper import Bookkeeper, fence
 from yadtqd.cancelling import Canceller
 from yadtqd.consumer import Consumer
-from yadtqd.dead_letters import DeadLetters
 from yadtqd.exits import Exit
 from yadtqd.flights import Flights
+from yadtqd.follow_ups import FollowUps
 from yadtqd.heartbeat_sender import HeartbeatSender
 from yadtqd.isolated_call import BREAK_OFF_S, Isolation
 from yadtqd.isolated_pool import IsolatedPool, places
 from yadtqd.ledger import Ledger
 from yadtqd.processor import Processor
+from yadtqd.publisher import Publisher
 from yadtqd.redis_gate import RedisGate
 from yadtqd.result_writer import ResultWriter
 from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS
@@ -171,21 +172,22 @@ class Worker:
         ready: queue.SimpleQueue[list[Held]] = queue.SimpleQueue()
         self._ledger = Ledger(self._positions)
         gate = RedisGate(wake)
+        follow_ups = FollowUps(settings, self._registry, self._id)
         self._flights = Flights(ctx.slot, self._several_at_once)
-        hard = frozenset((h.partition, h.offset, h.task_id) for h in ctx.hard_timed_out)
+        hard = frozenset((h.partition, h.offset, h.task_id, h.attempt) for h in ctx.hard_timed_out)
         self._processor = processor = Processor(settings, self._registry, ctx.slot, ctx.shared, self._guard,
-                                                self._ledger, ready, self._flights, hard, wake)
-        self._letters = DeadLetters(settings, self._producer, self._backend, self._ledger, self._id,
-                                    processor.lease_holds, wake, self._claim_again)
+                                                self._ledger, ready, self._flights, follow_ups, hard, wake)
+        self._publisher = Publisher(self._producer, self._backend, self._ledger, follow_ups, processor.lease_holds,
+                                    wake, self._claim_again)
         self._writer = ResultWriter(self._backend, self._ledger, gate, ctx.slot, self._epoch, self._id,
-                                    self._claim_again, self._letters.publish)
+                                    self._claim_again, self._publisher.publish)
         suspicion = Suspicion(witnessed=self._witnessed, named=ctx.suspects)
         self._consumer = Consumer(settings, self._transport, self._backend, self._ledger, gate, self._table,
-                                  self._epoch, suspicion, self._letters, ready, processor.window, self._writer.settled,
-                                  self._writer.put_back)
+                                  self._epoch, suspicion, self._publisher, ready, processor.window,
+                                  self._writer.settled, self._writer.put_back)
         processor.canceller = Canceller(settings, self._backend, gate, self._registry, processor, self._flights)
         self._bookkeeper = Bookkeeper(settings, self._backend, self._durability, self._ledger, gate, self._writer,
-                                      self._letters, self._consumer, processor, self._flights, processor.canceller,
+                                      self._publisher, self._consumer, processor, self._flights, processor.canceller,
                                       self._table, ctx.slot, ctx.partitions, self._epoch, self._id, self._wake)
         processor.writer, processor.claim_again = self._writer, self._consumer.claim_again
         processor.elsewhere = self._elsewhere(gate)
@@ -200,7 +202,7 @@ class Worker:
         pool = TaskPool(settings.worker_threads, *parts) if settings.worker_threads > 1 else None
         isolated = IsolatedPool(
             places(settings.isolated_concurrency, self._workers_of_host()),
-            lambda: Isolation(settings, self._ctx.isolator_address, self._backend, gate, self._epoch, self._letters,
+            lambda: Isolation(settings, self._ctx.isolator_address, self._backend, gate, self._epoch,
                               processor.cut_off, processor.lease_holds),
             self._flights, processor.end, self._claim_again, self._wake.set, processor.may_begin)
 
@@ -258,7 +260,7 @@ class Worker:
         _wait(lambda: not self._flights.apart, deadline + BREAK_OFF_S)      # broken off: their children are ended now
         _wait(self._writer.flush, deadline)
         if not recycled:                            # the successor of a recycled one starts at once: it settles them
-            _wait(lambda: not (self._ledger.unsure() or len(self._letters)),
+            _wait(lambda: not (self._ledger.unsure() or len(self._publisher)),
                   min(deadline, time.monotonic() + DURABLE_S))
         self._heartbeat.farewell()
         self._producer.flush(FAREWELL_S)

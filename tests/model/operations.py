@@ -178,7 +178,8 @@ def started(shard: Shard, old: Record | None, token: Token, n: int, t1: int, w: 
 
 
 def finish(shard: Shard, old: Record | None, token: Token, m: Message, end: End) -> Outcome:
-    """DONE; LATE: it went another way, claim again; STALE; CLEARED."""
+    """DONE; CANCELLED: so it ends instead of waiting for its retry; LATE: it went another way, claim again; STALE;
+    CLEARED."""
     if not shard.enter(*token):
         return old, "STALE"
     if m.g < shard.gen:
@@ -200,7 +201,7 @@ def finish(shard: Shard, old: Record | None, token: Token, m: Message, end: End)
         return base._replace(s="R", shown="R", a=m.n + 1, e=None, t2=0, o=-1, r=b"", due=end.due), "DONE"
     how = "CX" if end.how == "R" else end.how                   # a cancel that was asked for stops the retries
     return base._replace(s=how, shown=how, a=m.n, e=token.e, t2=end.t2, o=m.o, r=b"" if end.how == "R" else end.r, u=(),
-                         due=end.due), "DONE"
+                         due=end.due), "CANCELLED" if end.how == "R" else "DONE"
 
 
 def cancel(shard: Shard, old: Record | None, now: int = 0) -> Outcome:

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from yadtq.errors import Retry
 from yadtq.tasks import task
 
 
@@ -129,3 +130,43 @@ def clock(ahead_s: float) -> float:
     time.time = lambda: real_s() + ahead_s
     time.time_ns = lambda: real_ns() + int(ahead_s * 1e9)
     return time.time()
+
+
+@task("t.flaky", max_retries=3, retry_backoff_s=0.2, retry_jitter=0.0)
+def flaky(path: str, failures: int, word: str = "x") -> str:
+    """Fails so many times, then succeeds; the journal counts."""
+    with open(path, "a+") as journal:
+        journal.seek(0)
+        before = sum(line.split()[0] == word for line in journal)
+    _note(path, f"{word} {before}")
+    if before < failures:
+        raise ConnectionError(f"attempt {before}")
+    return word
+
+
+@task("t.never", max_retries=2, retry_backoff_s=0.1, give_up_on=[PermissionError])
+def never(path: str, kind: str = "ValueError") -> None:
+    _note(path, kind)
+    raise {"ValueError": ValueError, "PermissionError": PermissionError}[kind]("no")
+
+
+@task("t.ask")
+def ask(path: str, delay_s: float | None = None) -> None:
+    _note(path, "asked")
+    raise Retry("not yet", delay_s=delay_s)
+
+
+@task("t.isolated_flaky", isolated=True, max_retries=2, retry_on=[KeyError], retry_backoff_s=0.1)
+def isolated_flaky(kind: str) -> None:
+    raise {"KeyError": KeyError, "ValueError": ValueError}[kind]("no")
+
+
+@task("t.slow_retry", max_retries=1, retry_backoff_s=0.1, timeout_s=0.3, grace_s=0.3)
+def slow_retry() -> None:
+    time.sleep(30)
+
+
+@task("t.sleep_and_fail")
+def sleep_and_fail(for_s: float) -> None:
+    time.sleep(for_s)
+    raise ValueError("after a while")

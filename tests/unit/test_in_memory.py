@@ -19,6 +19,7 @@ from yadtq.errors import (
     PayloadTooLarge,
     ResultNotEncodable,
     ResultTimeout,
+    Retry,
     TaskArgumentError,
     TaskCancelled,
     TaskExpired,
@@ -55,6 +56,19 @@ def flaky(failures: int) -> int:
     if len(attempts) <= failures:
         raise OSError(f"attempt {len(attempts)}")
     return len(attempts)
+
+
+@task("in_memory.patient")
+def patient(failures: int) -> int:
+    attempts.append(failures)
+    if len(attempts) <= failures:
+        raise Retry(f"attempt {len(attempts)}", delay_s=60)
+    return len(attempts)
+
+
+@task("in_memory.noted")
+def noted() -> None:
+    attempts.append("noted")
 
 
 @task("in_memory.bad_value")
@@ -103,7 +117,30 @@ def test_retries(client):
     task_id = client.submit_task(flaky, [5], max_retries=1)
     with pytest.raises(TaskFailed, match="attempt 2"):
         client.get_result(task_id, timeout=5)
-    assert client.get_task(task_id).attempt == 1
+    record = client.get_task(task_id)
+    assert record.attempt == 1
+    assert record.error.given_up
+    assert [(one.n, one.error_type, one.message) for one in record.attempts] == [
+        (0, "OSError", "attempt 1"), (1, "OSError", "attempt 2")]
+
+
+def test_a_handler_may_ask_for_a_retry_and_argument_errors_are_none(client):
+    assert client.get_result(client.submit_task(patient, [3]), timeout=5) == 4
+    attempts.clear()
+    task_id = client.submit_task(patient, [10**6])
+    with pytest.raises(Retry, match="attempt 101"):
+        client.get_result(task_id, timeout=10)
+    assert [one.n for one in client.get_task(task_id).attempts] == [*range(10), *range(80, 101)]
+    with pytest.raises(TaskArgumentError):
+        client.get_result(client.submit_task(double, [], max_retries=3), timeout=5)
+
+
+def test_retries_of_tasks_with_a_key_stay_in_their_place(client):
+    with client.paused():
+        ids = client.submit_tasks([{"task": flaky, "args": [2], "key": "k"}, {"task": noted, "key": "k"},
+                                   {"task": noted, "key": "k"}])
+    client.get_results(ids, timeout=5)
+    assert attempts == [2, 2, 2, "noted", "noted"]
 
 
 def test_paused_tasks_wait_and_can_be_cancelled_and_expire(client):

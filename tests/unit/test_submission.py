@@ -43,13 +43,13 @@ def test_a_plain_entry_becomes_a_message():
 
 def test_everything_that_can_be_said_of_a_task_arrives():
     entry = {"task": declared, "args": (1,), "kwargs": {"round_to": 2}, "key": "k", "timeout_s": 2, "grace_s": 0,
-             "expires_s": 1.5, "max_retries": 3, "task_id": "order-17", "group": "import 17"}
+             "expires_s": 1.5, "max_retries": 3, "retry_backoff_s": 5, "task_id": "order-17", "group": "import 17"}
     assert set(entry) == ENTRY_KEYS - {"delay_s", "due"}     # those are in test_delayed_submission
     one = preparer().prepare(entry, STAMP)
     message = decode_message(one.value)
     assert (message.id, message.task, message.key) == ("order-17", "test_submission.declared", "k")
     assert decode(message.kwargs) == {"round_to": 2}
-    assert (message.timeout_s, message.grace_s, message.max_retries) == (2.0, 0.0, 3)
+    assert (message.timeout_s, message.grace_s, message.max_retries, message.retry_backoff_s) == (2.0, 0.0, 3, 5.0)
     assert message.expires_ms == STAMP.now_ms + 1500
     assert one.key == b"k"
     assert message.group == one.entry().group == "import 17"

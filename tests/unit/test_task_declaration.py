@@ -81,7 +81,12 @@ def test_empty_parentheses_are_as_none(name):
     (["x"], {"max_retries": 1.0}, "max_retries"),
     (["x"], {"max_retries": 1, "retry_on": ["OSError"]}, "retry_on must be a list or tuple of exception classes"),
     (["x"], {"retry_on": [OSError]}, "retry_on needs max_retries"),
-    (["x"], {"timeout": 5}, "no option 'timeout'; there are grace_s, isolated"),
+    (["x"], {"give_up_on": [OSError]}, "give_up_on needs max_retries"),
+    (["x"], {"max_retries": 1, "give_up_on": OSError}, "give_up_on must be a list or tuple of exception classes"),
+    (["x"], {"retry_backoff_s": -1}, "retry_backoff_s must be a number of seconds, 0 or more"),
+    (["x"], {"retry_backoff_max_s": "1"}, "retry_backoff_max_s"),
+    (["x"], {"retry_jitter": 1.5}, "retry_jitter must be a number from 0 to 1"),
+    (["x"], {"timeout": 5}, "no option 'timeout'; there are give_up_on, grace_s, isolated"),
 ])
 def test_a_declaration_that_cannot_work_is_refused_at_once(name, arguments, options, words):
     with pytest.raises(InvalidTaskType, match=words) as caught:

@@ -146,10 +146,12 @@ def test_a_class_with_a_constructor_of_its_own_does_no_harm() -> None:
 # ---- the format -----------------------------------------------------------------------------------------------------
 def test_golden_bytes() -> None:
     error = TaskError("C", "m", "T", "tb", True)
-    assert encode_error(error).hex() == "95a143a16da154a27462c3"
-    assert decode_error(bytes.fromhex("95a143a16da154a27462c3")) == error
+    assert encode_error(error).hex() == "97a143a16da154a27462c3c2c400"
+    assert decode_error(bytes.fromhex("97a143a16da154a27462c3c2c400")) == error
+    dead = TaskError("C", "m", "T", "tb", True, True, b"h")
+    assert encode_error(dead).hex() == "97a143a16da154a27462c3c3c40168"
     assert decode_error(msgspec.msgpack.encode(["C", "m"])) == TaskError("C", "m")
-    assert decode_error(msgspec.msgpack.encode(["C", "m", "T", "tb", True, "later", 1])) == error
+    assert decode_error(msgspec.msgpack.encode(["C", "m", "T", "tb", True, False, b"", "later", 1])) == error
 
 
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\x91" * 50_000, b"\x92\x01\x02", b"text"])

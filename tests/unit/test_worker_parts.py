@@ -72,7 +72,7 @@ def test_the_submission_wins_over_the_type_wins_over_the_settings(
 # ---- bodies ---------------------------------------------------------------------------------------------------------
 def test_a_value_is_encoded() -> None:
     sent = message(1, kwargs=codec.encode({"b": 2}, limit=100))
-    assert run(lambda a, b=0: a + b, sent) == ("OK", codec.encode(3, limit=9), b"")
+    assert run(lambda a, b=0: a + b, sent) == ("OK", codec.encode(3, limit=9), b"", None)
 
 
 @pytest.mark.parametrize(("raised", "code"), [

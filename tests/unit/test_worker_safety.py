@@ -15,7 +15,7 @@ from yadtq import codec
 from yadtq.config import Settings
 from yadtq.errors import KafkaRefused, OffsetOutOfRange, RedisConnectionError
 from yadtq.result_backend import Claim, FinishEntry
-from yadtq.task import TaskMessage
+from yadtq.task import TaskMessage, decode_error
 from yadtq.tasks import TaskType
 from yadtqd import async_runner, isolated_protocol, isolator, janitor, task_pool
 from yadtqd.body import Deadlines, Outcome
@@ -88,8 +88,7 @@ class Counting:
 
 
 def isolation(backend: Counting, runs: list[Any], lease: Any = lambda: True) -> Isolation:
-    letters: Any = SimpleNamespace(make=lambda *_, **__: b"letter")
-    made = Isolation(Settings(max_lone=3, max_crashes=2), "", backend, RedisGate(lambda: None), 1, letters,  # type: ignore[arg-type]
+    made = Isolation(Settings(max_lone=3, max_crashes=2), "", backend, RedisGate(lambda: None), 1,  # type: ignore[arg-type]
                      lambda: False, lease)
     made._once = lambda *_: runs.pop(0)  # type: ignore[method-assign]
     return made
@@ -108,7 +107,7 @@ def test_an_isolated_type_that_ends_its_isolator_is_given_up_in_the_end() -> Non
     outcome = isolation(backend, [None] * 100).run(one, task_type(isolated=True), Deadlines(0, 0))
     assert outcome is not None
     assert outcome.end == "KO"
-    assert one.follow == b"letter"
+    assert decode_error(outcome.error).code == "TASK_CRASHED"
     assert backend.calls == ["begin"] * 3
 
 

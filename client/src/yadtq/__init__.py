@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yadtq import errors as errors
     from yadtq.aio import AsyncWorkerMonitor, AsyncYADTQClient
+    from yadtq.attempts import Attempt
     from yadtq.client import CancelAnswer, YADTQClient
     from yadtq.config import Settings
     from yadtq.dead_letters import DeadLetter, ReplayReport
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         QueueFull,
         RedisConnectionError,
         ResultTimeout,
+        Retry,
         TaskCancelled,
         TaskFailed,
         TaskNotFound,
@@ -52,9 +54,9 @@ if TYPE_CHECKING:
     from yadtq.tasks import task
 
 _HOME = {
-    "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "CancelAnswer": "client", "ChangeKind": "monitor",
-    "DeadLetter": "dead_letters", "ReplayReport": "dead_letters", "Settings": "config", "TaskError": "task",
-    "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
+    "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "Attempt": "attempts", "CancelAnswer": "client",
+    "ChangeKind": "monitor", "DeadLetter": "dead_letters", "ReplayReport": "dead_letters", "Settings": "config",
+    "TaskError": "task", "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
     "TaskStatus": "task", "WorkerChange": "monitor", "WorkerHealth": "health", "WorkerMonitor": "monitor",
     "WorkersHealth": "health", "YADTQClient": "client", "task": "tasks",
     "Cancelled": "running", "CurrentTask": "running", "SoftTimeout": "running", "current_task": "running",
@@ -64,6 +66,7 @@ __all__ = [
     "ArgumentNotEncodable",
     "AsyncWorkerMonitor",
     "AsyncYADTQClient",
+    "Attempt",
     "BackendLost",
     "BacklogFull",
     "BatchRefused",
@@ -82,6 +85,7 @@ __all__ = [
     "RedisConnectionError",
     "ReplayReport",
     "ResultTimeout",
+    "Retry",
     "Settings",
     "SoftTimeout",
     "TaskCancelled",

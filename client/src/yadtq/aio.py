@@ -142,9 +142,9 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
     async def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         delay_s: float | None = None, due: Due = None, timeout_s: float | None = None, grace_s: float | None = None,
-        expires_s: float | None = None, max_retries: int | None = None, task_id: str | None = None,
-        group: str | None = None, submit_timeout_s: float | None = None, max_backlog: int | None = None,
-        on_backlog: OnBacklog | None = None,
+        expires_s: float | None = None, max_retries: int | None = None, retry_backoff_s: float | None = None,
+        task_id: str | None = None, group: str | None = None, submit_timeout_s: float | None = None,
+        max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task; see YADTQClient.submit_task. Submissions of many coroutines at once go out as one batch.
 
@@ -155,7 +155,7 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
         self._connections.check_open()
         entry = {"task": task, "args": args, "kwargs": kwargs, "key": key, "delay_s": delay_s, "due": due,
                  "timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s, "max_retries": max_retries,
-                 "task_id": task_id, "group": group}
+                 "retry_backoff_s": retry_backoff_s, "task_id": task_id, "group": group}
         limit = limit_of(self.settings, max_backlog, on_backlog)
         return await self._submissions.call(_Submission(entry, submit_timeout_s, limit))
 

@@ -131,9 +131,9 @@ class YADTQClient(DeadLetterMethods):
     def submit_task(
         self, task: Task, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, key: str | None = None,
         delay_s: float | None = None, due: Due = None, timeout_s: float | None = None, grace_s: float | None = None,
-        expires_s: float | None = None, max_retries: int | None = None, task_id: str | None = None,
-        group: str | None = None, submit_timeout_s: float | None = None, max_backlog: int | None = None,
-        on_backlog: OnBacklog | None = None,
+        expires_s: float | None = None, max_retries: int | None = None, retry_backoff_s: float | None = None,
+        task_id: str | None = None, group: str | None = None, submit_timeout_s: float | None = None,
+        max_backlog: int | None = None, on_backlog: OnBacklog | None = None,
     ) -> str:
         """Submit one task and return its id, once Kafka has acknowledged it and its record is written.
 
@@ -141,7 +141,8 @@ class YADTQClient(DeadLetterMethods):
         same partition (CRC-32 of the key modulo the partitions). It is SCHEDULED, and does not start before `delay_s`
         seconds have passed, or before `due` (Unix seconds, or a datetime with a time zone). `timeout_s` and `grace_s`
         replace the soft time-out and what follows until the hard one; a task not started within `expires_s` (counted
-        from when it is due) ends as TaskExpired; `max_retries` replaces the type's. With a `task_id` a repeated
+        from when it is due) ends as TaskExpired; `max_retries` and `retry_backoff_s` (the wait before the first retry)
+        replace the type's. With a `task_id` a repeated
         submission is harmless: the task runs once. `group` is a label by which many tasks are found, counted and
         cancelled together.
 
@@ -158,7 +159,7 @@ class YADTQClient(DeadLetterMethods):
         """
         entry: dict[str, Any] = {"task": task, "args": args, "kwargs": kwargs, "key": key}
         rarer = {"delay_s": delay_s, "due": due, "timeout_s": timeout_s, "grace_s": grace_s, "expires_s": expires_s,
-                 "max_retries": max_retries, "task_id": task_id, "group": group}
+                 "max_retries": max_retries, "retry_backoff_s": retry_backoff_s, "task_id": task_id, "group": group}
         if any(value is not None for value in rarer.values()):
             entry |= rarer
         self._connections.check_open()
@@ -174,7 +175,8 @@ class YADTQClient(DeadLetterMethods):
         """Submit a batch, pipelined; returns the ids in the order of the entries.
 
         An entry is a dict with `task` and any of `args`, `kwargs`, `key`, `delay_s`, `due`, `timeout_s`, `grace_s`,
-        `expires_s`, `max_retries`, `task_id`, `group`, as in `submit_task`. All are checked before anything is sent.
+        `expires_s`, `max_retries`, `retry_backoff_s`, `task_id`, `group`, as in `submit_task`. All are checked before
+        anything is sent.
 
         When some are refused, nothing is sent and BatchRefused says which and why (`error.refused`: index to error).
         With `partial=True` the good ones are submitted first, and BatchRefused then has their ids (`error.ids`, None

@@ -71,6 +71,11 @@ PROCESSING_AFTER_MS = 50
 AUTO_COMMIT_INTERVAL_MS = 1000
 MAX_CRASHES = 3
 MAX_LONE = 10
+TASK_MAX_RETRIES = 0
+RETRY_BACKOFF_S = 1.0
+RETRY_BACKOFF_MAX_S = 600.0
+RETRY_JITTER = 0.5
+KEYED_RETRY_MAX_S = 30.0
 # ---- supervising ----------------------------------------------------------------------------------------------------
 ASSIGNMENT = "group"
 PARTITIONS: tuple[int, ...] = ()
@@ -262,6 +267,23 @@ class Settings:
     max_lone: int = option(
         MAX_LONE, "How often a task may have been started alone without an end that was seen, before it is given up.",
         used_by="worker", low=1, high=1000)
+
+    task_max_retries: int = option(
+        TASK_MAX_RETRIES, "How often a failed attempt is repeated, unless its type or submission says so; none, since "
+        "not every handler may run twice.", used_by="worker", low=0, high=1_000_000)
+    retry_backoff_s: float = option(
+        RETRY_BACKOFF_S, "Wait before the first retry, doubled for each later one, unless type or submission have "
+        "their own.", used_by="worker", unit="s", low=0, high=30 * _DAY)
+    retry_backoff_max_s: float = option(
+        RETRY_BACKOFF_MAX_S, "The longest wait between two attempts; what is down for hours is asked six times an "
+        "hour.", used_by="worker", unit="s", low=0, high=30 * _DAY)
+    retry_jitter: float = option(
+        RETRY_JITTER, "The part of such a wait that is random, so that tasks that failed together do not come back "
+        "together.", used_by="worker", low=0, high=1)
+    keyed_retry_max_s: float = option(
+        KEYED_RETRY_MAX_S, "The longest wait between two attempts of a task with a key: its partition is not committed "
+        "meanwhile, and the tasks of its key wait. Keep it below progress_timeout_s.", used_by="worker", unit="s",
+        low=0, high=3600)
 
     # ---- supervising
     assignment: str = option(

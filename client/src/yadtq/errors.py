@@ -238,6 +238,18 @@ class TaskFailed(YADTQError):
         self.task_id, self.error_type, self.remote_traceback = task_id, error_type, remote_traceback
 
 
+class Retry(TaskFailed):
+    """The handler asked to be run again."""
+
+    code = "TASK_RETRY"             # raise Retry("not there yet", delay_s=60); without delay_s the back-off says when
+
+    def __init__(self, message: str | None = None, *, delay_s: float | None = None, **details: str) -> None:
+        if delay_s is not None and not 0 <= delay_s < float("inf"):
+            raise ValueError(f"delay_s must be a number of seconds, 0 or more, not {delay_s!r}")
+        super().__init__(message, **details)
+        self.delay_s = delay_s
+
+
 class TaskNotRegistered(TaskFailed):
     """No handler is registered for this task type on the worker."""
 

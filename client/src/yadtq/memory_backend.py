@@ -163,7 +163,7 @@ class MemoryBackend:
 
     def finish(self, partition: int, epoch: int, entries: Sequence[FinishEntry], worker: str, *,
                timeout_s: float | None = None) -> list[str]:
-        """DONE, LATE or CLEARED, task by task; whoever waits is told."""
+        """DONE, CANCELLED, LATE or CLEARED, task by task; whoever waits is told."""
         with self._lock:
             return [self._finish(entry, worker) for entry in entries]
 
@@ -174,12 +174,12 @@ class MemoryBackend:
         if record is None or record.replay != entry.replay or record.state in ENDED or entry.n < record.attempt:
             return "LATE"
         record.worker, record.started_ms, record.offset = worker, entry.started_ms, entry.offset
+        record.result, record.error, record.due_ms = entry.result, entry.error, entry.due_ms
         if entry.end == "R" and not record.cancel_asked:
             record.state, record.attempt, record.shown = "R", entry.n + 1, False
             return "DONE"
-        record.result, record.error = entry.result, entry.error
         self._end(entry.id, record, "CX" if entry.end == "R" else entry.end, entry.n, entry.ended_ms)
-        return "DONE"
+        return "CANCELLED" if entry.end == "R" else "DONE"
 
     def _end(self, task_id: str, record: _Record, state: str, attempt: int, ended_ms: int) -> None:
         record.state, record.attempt, record.ended_ms = state, attempt, ended_ms

@@ -1,8 +1,9 @@
 """The worker of an in-memory queue: runs an application's handlers in the process of its test.
 
 Owns one consumer of the in-memory transport; runs in a thread of its own, or in the caller's where tasks run inline.
-Arguments and results go through the real encoding, errors through the real records. It interrupts nothing (there are
-no time-outs) and isolates nothing: a handler that hangs hangs the test, where a debugger shows it.
+Arguments and results go through the real encoding, errors through the real records. Failed attempts are repeated by
+the real rules, but at once: a test need not wait for a back-off. It interrupts nothing (there are no time-outs) and
+isolates nothing: a handler that hangs hangs the test, where a debugger shows it.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from yadtq.attempts import Attempt, with_attempt
 from yadtq.codec import decode, encode
 from yadtq.config import Settings
 from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
@@ -32,6 +34,7 @@ from yadtq.heartbeat import Heartbeat, encode_heartbeat
 from yadtq.memory_backend import MemoryBackend
 from yadtq.memory_scheduler import MemoryScheduler
 from yadtq.records import ClaimEntry, FinishEntry
+from yadtq.retry_policy import GiveUp, Wish, decide, limits_of, wish_of, wish_of_code
 from yadtq.task import (
     TaskError,
     TaskMessage,
@@ -135,64 +138,82 @@ class MemoryWorker:
 
     # ---- one task ---------------------------------------------------------------------------------------------------
     def _work(self, record: Record) -> None:
+        next_one: Record | None = record
+        while next_one is not None:
+            next_one = self._once(next_one)
+
+    def _once(self, record: Record) -> Record | None:
+        """One attempt; the record of the next one if that follows at once."""
         try:
             message = decode_message(record.value)
         except InvalidMessage as refusal:
             self._give_up(record, f"{record.partition}:{record.offset}", "", refusal.code, refusal.message, b"")
-            return
+            return None
         claim = self._backend.claim(record.partition, EPOCH, [ClaimEntry(
             message.id, message.n, message.g, message.task, message.submitted_ms, message.expires_ms,
             message.replay, group=message.group)], _now_ms())[0]
         if claim.answer != "RUN":
-            return
+            return None
         started_ms = _now_ms()
         self._backend.started(record.partition, EPOCH, [(message.id, message.n, started_ms)], WORKER_ID)
         self._beat("RUNNING", message, started_ms)
-        end, result, error = self._attempt(message)
+        result, error, wish = self._attempt(message)
+        end, error, history = self._judge(message, error, wish, started_ms)
         self._done, self._failed = self._done + (end == "OK"), self._failed + (end == "KO")
         self._beat("RUNNING")
-        self._backend.finish(record.partition, EPOCH, [FinishEntry(
+        answer = self._backend.finish(record.partition, EPOCH, [FinishEntry(
             message.id, message.n, message.g, message.task, message.submitted_ms, end, record.offset, started_ms,
-            _now_ms(), result, error, message.replay)], WORKER_ID)
-        if end == "KO" and message.n > 0:               # its retries did not help
+            _now_ms(), result, error, message.replay, group=message.group)], WORKER_ID)[0]
+        if end == "KO" and answer == "DONE":
             failure = decode_error(error)
-            self._give_up(record, message.id, message.task, failure.code, failure.message, error)
-        if end == "R":
-            again = msgspec.structs.replace(message, n=message.n + 1)
-            self._send(self._settings.kafka_task_topic, record.partition, encode_message(again), record.key)
+            if failure.given_up:                        # its retries did not help
+                self._give_up(record, message.id, message.task, failure.code, failure.message, error)
+        if end == "R" and answer == "DONE":
+            again = encode_message(msgspec.structs.replace(message, n=message.n + 1, history=history))
+            if message.key is None:
+                self._send(self._settings.kafka_task_topic, record.partition, again, record.key)
+            else:                                       # in place: what comes after it with the same key waits
+                return record._replace(value=again)
+        return None
 
-    def _attempt(self, message: TaskMessage) -> tuple[str, bytes, bytes]:
-        """OK, KO or R (a retry is owed), with the encoded value or error."""
+    def _judge(self, message: TaskMessage, error: bytes, wish: Wish | None,
+               started_ms: int) -> tuple[str, bytes, bytes]:
+        """OK, KO or R (a retry is owed), what is recorded of the error, and the history for the next attempt."""
+        if not error:
+            return "OK", encode_error(TaskError("", "", history=message.history)) if message.history else b"", b""
+        failure, task_type = decode_error(error), self._types().get(message.task)
+        decision = decide(wish or wish_of_code(failure.code, task_type), message.n,
+                          limits_of(message, task_type, self._settings), _now_ms(), 0.0, message.expires_ms)
+        if isinstance(decision, GiveUp):
+            given_up = decision.retries_allowed or message.n > 0
+            return "KO", encode_error(msgspec.structs.replace(failure, given_up=given_up, history=message.history)), b""
+        history = with_attempt(message.history, Attempt(message.n, started_ms, _now_ms(), WORKER_ID, failure.code,
+                                                        failure.error_type, failure.message))
+        return "R", encode_error(msgspec.structs.replace(failure, history=history)), history
+
+    def _attempt(self, message: TaskMessage) -> tuple[bytes, bytes, Wish | None]:
+        """The encoded value or error, and what the handler's exception says about a retry."""
         types = self._types()
         task_type = types.get(message.task)
         if task_type is None:
             near = get_close_matches(message.task, types, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return "KO", b"", _refused(TaskNotRegistered(f"no handler is registered for {message.task!r}{hint}"))
+            return b"", _refused(TaskNotRegistered(f"no handler is registered for {message.task!r}{hint}")), None
         args, kwargs = decode(message.args), decode(message.kwargs) if message.kwargs else {}
         try:
             value = _call(task_type, args, kwargs)
         except BaseException as raised:               # the application's own: its task ends with it
             if self._thread is None and not isinstance(raised, (Exception, SystemExit)):
                 raise                                   # inline: Ctrl-C, or a test framework's verdict
-            return self._failure(task_type, message, raised, args, kwargs)
+            mismatch = refused_arguments(task_type, raised, args, kwargs) if isinstance(raised, TypeError) else None
+            failure = mismatch or raised
+            return b"", encode_error(from_exception(failure)), wish_of(failure, task_type)
         try:
-            return "OK", encode(value, limit=self._settings.max_payload_bytes, name="result"), b""
+            return encode(value, limit=self._settings.max_payload_bytes, name="result"), b"", None
         except ArgumentNotEncodable as refusal:
-            return "KO", b"", _refused(ResultNotEncodable(refusal.message))
+            return b"", _refused(ResultNotEncodable(refusal.message)), None
         except YADTQError as refusal:
-            return "KO", b"", _refused(refusal)
-
-    @staticmethod
-    def _failure(task_type: TaskType, message: TaskMessage, raised: BaseException, args: list[Any],
-                 kwargs: dict[str, Any]) -> tuple[str, bytes, bytes]:
-        mismatch = refused_arguments(task_type, raised, args, kwargs) if isinstance(raised, TypeError) else None
-        if mismatch is not None:
-            return "KO", b"", encode_error(from_exception(mismatch))
-        retries = task_type.max_retries if message.max_retries is None else message.max_retries
-        wanted = not task_type.retry_on or isinstance(raised, task_type.retry_on)
-        end = "R" if message.n < retries and wanted else "KO"
-        return end, b"", encode_error(from_exception(raised))
+            return b"", _refused(refusal), None
 
     def _give_up(self, record: Record, task_id: str, task: str, code: str, message: str, error: bytes) -> None:
         letter = DeadLetterMessage(

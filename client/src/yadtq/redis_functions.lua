@@ -163,7 +163,7 @@ local function started(keys, argv)
 end
 
 -- ---- finish: [p, e, worker] id n g type t0 end offset t1 t2 replay due has_result has_error; the values in ARGV[2..] --
--- -> letters: D done, L late, X stale, C cleared
+-- -> letters: D done, N done as cancelled instead of retried, L late, X stale, C cleared
 local function finish(keys, argv)
   local meta, a = keys[1], cmsgpack.unpack(argv[1])
   local p, e, worker = a[1], a[2], a[3]
@@ -204,7 +204,7 @@ local function finish(keys, argv)
           if s ~= X then t0, k = ot0, ok end
         end
         local apart = 0
-        if ends == R and x == 1 then ends, r = CX, '' end -- a cancel that was asked for stops the retries
+        if ends == R and x == 1 then ends, r, out[j] = CX, '', 'N' end   -- a cancel that was asked for stops the retries
         if ends == R then
           put(b, names[j], record(R, R, 0, 0, n + 1, p, -1, g, seen, lone, life, 0,
                                t0, t1, 0, -1, due, k, worker, '', f, u))

@@ -45,7 +45,7 @@ T = TypeVar("T")
 SUBMIT_LIMIT_MS: Final = 3_600_000
 
 _DONE: Final = {ord("D"): "DONE", ord("C"): "CLEARED", ord("L"): "LATE", ord("X"): "STALE", ord("A"): "ASKED",
-                ord("W"): "KNOWN"}
+                ord("W"): "KNOWN", ord("N"): "CANCELLED"}
 _CANCELLED: Final = {ord("D"): "CONFIRMED", ord("A"): "ASKED", ord("E"): "ENDED"}
 _CLAIMS: Final = {ord("R"): Claim("RUN"), ord("K"): Claim("SKIP"), ord("X"): Claim("STALE"), ord("C"): Claim("CLEARED")}
 
@@ -129,7 +129,8 @@ class ResultBackend:
                timeout_s: float | None = None) -> list[str]:
         """Record how attempts ended, and push the ends to whoever waits.
 
-        Answers DONE; LATE: the record went another way, claim again and obey; STALE; CLEARED. A finish that is
+        Answers DONE; CANCELLED: a cancel was asked for, so that the retry (`end` R) is none and nothing follows; LATE:
+        the record went another way, claim again and obey; STALE; CLEARED. A finish that is
         repeated after it was recorded answers LATE, and its claim then SETTLE.
         """
         ids = [entry[0] for entry in entries]

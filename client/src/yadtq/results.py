@@ -70,13 +70,13 @@ def settle(task_id: str, outcome: Outcome) -> TaskOutcome:
 
 def failure(task_id: str, outcome: Outcome) -> TaskFailed:
     """The exception of a task that failed or was cancelled, the worker's traceback added as a note."""
-    if outcome.error:
+    if outcome.state == "CX":                           # a cancel that came between two attempts: there was an error
+        error: TaskFailed = TaskCancelled(f"the task {task_id} was cancelled", task_id=task_id)
+    elif outcome.error:
         try:
             error = to_exception(decode_error(outcome.error), task_id)
         except YADTQError as unreadable:
             error = TaskFailed(f"the task failed, but its error can't be read: {unreadable.message}", task_id=task_id)
-    elif outcome.state == "CX":
-        error = TaskCancelled(f"the task {task_id} was cancelled", task_id=task_id)
     else:
         error = TaskFailed(f"the task {task_id} failed, and its error is not kept any more", task_id=task_id)
     if error.remote_traceback:

@@ -54,6 +54,7 @@ class TaskSpec(TypedDict, total=False):
     delay_s: float | None
     due: Due
     max_retries: int | None
+    retry_backoff_s: float | None
     task_id: str | None
     group: str | None
 
@@ -236,7 +237,8 @@ def _timing(entry: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     due_ms = _due_ms(entry.get("delay_s"), entry.get("due"), now_ms)
     if due_ms is not None:
         fields["due_ms"] = due_ms
-    for name, zero_allowed in (("timeout_s", False), ("grace_s", True), ("expires_s", False)):
+    for name, zero_allowed in (("timeout_s", False), ("grace_s", True), ("expires_s", False),
+                               ("retry_backoff_s", True)):
         value = entry.get(name)
         if value is None:
             continue

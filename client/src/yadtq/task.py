@@ -16,13 +16,14 @@ from typing import Annotated
 
 import msgspec
 
+from yadtq.attempts import Attempt
 from yadtq.errors import InvalidMessage, InvalidTask, UnsupportedVersion
 from yadtq.names import WIRE_VERSION
 from yadtq.task_error import TaskError, decode_error, encode_error, from_exception, to_exception
 
-__all__ = ["STATES", "TaskError", "TaskMessage", "TaskRecord", "TaskStatus", "decode_error", "decode_message",
-           "encode_error", "encode_message", "from_exception", "new_task_id", "status_of", "submitted_ms",
-           "to_exception"]
+__all__ = ["STATES", "Attempt", "TaskError", "TaskMessage", "TaskRecord", "TaskStatus", "decode_error",
+           "decode_message", "encode_error", "encode_message", "from_exception", "new_task_id", "status_of",
+           "submitted_ms", "to_exception"]
 
 
 class TaskStatus(StrEnum):
@@ -232,6 +233,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     worker: str = ""
     has_result: bool = False
-    error: TaskError | None = None
+    error: TaskError | None = None      # of a task that failed, or waits for its next attempt
     group: str | None = None            # the label it was submitted with
     due_ms: int | None = None           # SCHEDULED or RETRYING: when it is to start
+    attempts: tuple[Attempt, ...] = ()  # those that have ended, oldest first; of many, the first and the last

@@ -32,6 +32,8 @@ class TaskError(msgspec.Struct, array_like=True, frozen=True, gc=False):
     error_type: str = ""                # name of the exception's class in the worker, with its module
     traceback: str = ""
     retryable: bool = False
+    given_up: bool = False              # retries were allowed or made: the task is in the dead letters
+    history: bytes = b""                # the attempts so far, encoded; `TaskRecord.attempts` has them
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -43,7 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class TaskType:
     """What is known of a task type: its name, the function that runs it, and how it wants to be run.
 
-    `None` for a time means the setting of the worker (`task_timeout`, `task_timeout_grace_s`).
+    `None` means the setting of the worker (`task_timeout`, `task_timeout_grace_s`, `task_max_retries`, `retry_*`).
     """
 
     name: str
@@ -54,8 +54,12 @@ class TaskType:
     grace_s: float | None = None               # after it, the hard one: the process is killed
     isolated: bool = False                     # a process of its own for each attempt
     memory_limit: int | None = None            # bytes of data the isolated process may take
-    max_retries: int = 0
+    max_retries: int | None = None             # None: the installation's (task_max_retries)
     retry_on: tuple[type[BaseException], ...] = ()   # empty: on every error that is worth a retry
+    give_up_on: tuple[type[BaseException], ...] = ()     # but never on these
+    retry_backoff_s: float | None = None       # before the first retry, doubled for each later one
+    retry_backoff_max_s: float | None = None
+    retry_jitter: float | None = None          # 0 to 1: the part of a wait that is random
 
 
 _declared: dict[str, TaskType] = {}
@@ -73,14 +77,18 @@ def task(function: F, /) -> F: ...
 @overload
 def task(
     name: str | None = None, /, *, timeout_s: float | None = None, grace_s: float | None = None, isolated: bool = False,
-    memory_limit: int | str | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
+    memory_limit: int | str | None = None, max_retries: int | None = None, retry_on: Sequence[type[BaseException]] = (),
+    give_up_on: Sequence[type[BaseException]] = (), retry_backoff_s: float | None = None,
+    retry_backoff_max_s: float | None = None, retry_jitter: float | None = None,
 ) -> Callable[[F], F]: ...
 
 
 @overload
 def task(
     *, name: str, timeout_s: float | None = None, grace_s: float | None = None, isolated: bool = False,
-    memory_limit: int | str | None = None, max_retries: int = 0, retry_on: Sequence[type[BaseException]] = (),
+    memory_limit: int | str | None = None, max_retries: int | None = None, retry_on: Sequence[type[BaseException]] = (),
+    give_up_on: Sequence[type[BaseException]] = (), retry_backoff_s: float | None = None,
+    retry_backoff_max_s: float | None = None, retry_jitter: float | None = None,
 ) -> Callable[[F], F]: ...
 
 
@@ -92,8 +100,10 @@ def task(target: Any = None, /, *, name: str | None = None, **options: Any) -> A
 
     `timeout_s` and `grace_s` (seconds) replace the worker's `task_timeout` and `task_timeout_grace_s`. `isolated=True`
     runs each attempt in a process of its own, which `memory_limit` (bytes, or a text such as "512M") can bound.
-    `max_retries` says how often a failed attempt is repeated, `retry_on` on which exceptions only (docs/tasks.md says
-    where that is done already).
+
+    `max_retries` says how often a failed attempt is repeated; `retry_on` on which exceptions only, `give_up_on` on
+    which never. The n-th retry waits `retry_backoff_s * 2**n` seconds (n from 0), at most `retry_backoff_max_s`, less
+    up to `retry_jitter` (0 to 1) of it at random. See "Retries" in docs/tasks.md.
 
     Raises InvalidTaskType, when the module is imported, for a declaration that can't work.
 
@@ -147,10 +157,11 @@ def _checked_options(label: str, options: dict[str, Any]) -> dict[str, Any]:
         if not checked.get("isolated"):
             raise InvalidTaskType(f"{label}: memory_limit needs isolated=True, since only a process can be limited")
         checked["memory_limit"] = _memory_limit(label, checked["memory_limit"])
-    if checked.get("retry_on") and not checked.get("max_retries"):
-        raise InvalidTaskType(f"{label}: retry_on needs max_retries, which is 0")
-    if "retry_on" in checked:
-        checked["retry_on"] = tuple(checked["retry_on"])
+    for option in ("retry_on", "give_up_on"):
+        if option in checked:
+            checked[option] = tuple(checked[option])
+            if checked[option] and checked.get("max_retries") is None:
+                raise InvalidTaskType(f"{label}: {option} needs max_retries (0: only submissions that ask for retries)")
     return checked
 
 
@@ -183,8 +194,12 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "isolated": ("True or False", lambda v: isinstance(v, bool)),
     "memory_limit": ("a number of bytes or a text such as \"512M\"",
                      lambda v: v is None or isinstance(v, str) or _is_count(v, 0)),
-    "max_retries": ("a whole number, 0 or more", lambda v: _is_count(v, 0)),
+    "max_retries": ("a whole number, 0 or more", lambda v: v is None or _is_count(v, 0)),
     "retry_on": ("a list or tuple of exception classes", _are_exceptions),
+    "give_up_on": ("a list or tuple of exception classes", _are_exceptions),
+    "retry_backoff_s": ("a number of seconds, 0 or more", lambda v: v is None or (_is_number(v) and v >= 0)),
+    "retry_backoff_max_s": ("a number of seconds, 0 or more", lambda v: v is None or (_is_number(v) and v >= 0)),
+    "retry_jitter": ("a number from 0 to 1", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
 }
 
 

@@ -6,9 +6,11 @@ to start on than ten, and nothing is held but the page. Runs in the thread that 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from yadtq.attempts import MAX_TEXT, Attempt, decode_attempts
 from yadtq.errors import InvalidTask, YADTQError
 from yadtq.submission import Task, checked_group, checked_name
 from yadtq.task import STATES, TaskError, TaskRecord, TaskStatus, decode_error, status_of
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 500
 _CODES = {status: code for code, status in STATES.items()}
+_WITH_ERROR = (TaskStatus.FAILED, TaskStatus.RETRYING, TaskStatus.CANCELLED)
 When = float | datetime | None      # a Unix time in seconds, or a datetime (naive: local time)
 
 
@@ -108,11 +111,26 @@ def shown_record(task_id: str, raw: TaskRecordRaw) -> TaskRecord | None:
     status = status_of(raw.state, processing_shown=raw.shown)
     if status is None:
         return None
+    error = _error(raw.error)
     return TaskRecord(
         id=task_id, task=raw.task, status=status, attempt=raw.attempt, partition=raw.partition,
         submitted_ms=raw.submitted_ms, started_ms=raw.started_ms or None, ended_ms=raw.ended_ms or None,
-        worker=raw.worker, has_result=raw.has_result, error=_error(raw.error), group=raw.group or None,
-        due_ms=raw.due_ms)
+        worker=raw.worker, has_result=raw.has_result,
+        error=error if error is not None and error.code and status in _WITH_ERROR else None,
+        group=raw.group or None, due_ms=raw.due_ms, attempts=_attempts(raw, error))
+
+
+def _attempts(raw: TaskRecordRaw, error: TaskError | None) -> tuple[Attempt, ...]:
+    """All attempts that have ended: the failed ones that the record carries, and the one with which the task ended."""
+    attempts: list[Attempt] = []
+    if error is not None and error.history:
+        with suppress(YADTQError):
+            attempts = decode_attempts(error.history)
+    if raw.state in ("OK", "KO") and raw.started_ms is not None and raw.ended_ms is not None:
+        last = error if error is not None and error.code else TaskError("", "")
+        attempts.append(Attempt(raw.attempt, raw.started_ms, raw.ended_ms, raw.worker, last.code, last.error_type,
+                                last.message[:MAX_TEXT]))
+    return tuple(attempts)
 
 
 def unix_ms(when: When) -> int | None:

@@ -147,7 +147,10 @@ def record_fields(record: TaskRecord) -> dict[str, Any]:
         "ended": iso(record.ended_ms),
         "has_result": record.has_result,
         "error": None if record.error is None else {"code": record.error.code, "message": record.error.message,
-                                                    "type": record.error.error_type}}
+                                                    "type": record.error.error_type},
+        "attempts": [{"attempt": one.n, "started": iso(one.started_ms), "ended": iso(one.ended_ms),
+                      "worker": one.worker or None, "code": one.code or None, "type": one.error_type or None,
+                      "message": one.message or None} for one in record.attempts]}
 
 
 def _print_one(context: Context, record: TaskRecord) -> None:
@@ -161,6 +164,9 @@ def _print_one(context: Context, record: TaskRecord) -> None:
         rows.append(("took", f"{(record.ended_ms - record.started_ms) / 1000:.3f} s"))
     if record.error is not None:
         rows.append(("error", escape(f"{record.error.code}: {record.error.message}")))
+    if len(record.attempts) > 1 or record.status is TaskStatus.RETRYING:
+        rows += [(f"attempt {one.n + 1}", escape(f"{when(one.ended_ms)}  {one.worker}  " + (
+            f"{one.error_type or one.code}: {one.message}" if one.code else "succeeded"))) for one in record.attempts]
     for name, text in rows:
         if text:
             context.console.print(f"[bold]{name:<10}[/bold] {text}", soft_wrap=True)

@@ -1,0 +1,148 @@
+"""What follows a failed attempt: its retry on the delayed topic, or its dead letter. Made here, published elsewhere.
+
+Owns the decision at the end of an attempt (`judge`) and the records that follow, which are made from message and record
+alone: whoever comes after a worker that died before it published makes the same ones again (`owed`; PROTOCOL.md rule 5,
+*record, publish, and settle*). Pure but for the clock; called by whatever thread ran the task, and by the consumer.
+
+A dead letter is owed by a task that was given up: TASK_CRASHED always; any other failure if retries were allowed, and
+are used up or make no sense. A task that may not be retried just fails.
+"""
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from yadtq.attempts import Attempt, with_attempt
+from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
+from yadtq.delayed import DelayedTask, encode_delayed
+from yadtq.errors import InvalidMessage, TaskCrashed, TaskNotRegistered
+from yadtq.result_backend import FinishEntry
+from yadtq.retry_policy import RetryAt, decide, limits_of, wish_of_code
+from yadtq.task import TaskError, TaskMessage, decode_error, encode_error, encode_message
+from yadtqd.body import KO, Outcome
+
+if TYPE_CHECKING:
+    from yadtq.config import Settings
+    from yadtq.result_backend import TaskRecordRaw
+    from yadtqd.held import Held
+    from yadtqd.registry import Registry
+
+log = logging.getLogger(__name__)
+
+RETRY = "R"             # the state of a record that waits for its retry, and the end of an attempt that has one
+OVERHEAD = 81_920       # bytes of a letter beside the original, the whole error and its history included
+CUT = 4096              # bytes that are kept of an original that is too large
+
+
+class FollowUp(NamedTuple):
+    """A record that is published once the end of a task is recorded."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    code: str = ""          # of a dead letter: why
+    due_ms: int = -1        # of a retry: when, which decides about its partition at the time it is sent
+
+
+class FollowUps:
+    """Judges ends and makes what follows them, for one worker."""
+
+    def __init__(self, settings: Settings, registry: Registry, worker_id: str,
+                 number: Callable[[], float] = random.random) -> None:
+        self._settings, self._registry, self._worker_id, self._random = settings, registry, worker_id, number
+        self._room = settings.kafka_max_message_bytes - OVERHEAD
+
+    # ---- at the end of an attempt -----------------------------------------------------------------------------------
+    def judge(self, held: Held, outcome: Outcome, started_ms: int, ended_ms: int
+              ) -> tuple[FinishEntry, FollowUp | None]:
+        """What is recorded of an attempt that has ended, and what is to be published after that."""
+        m = held.message
+        if outcome.end != KO:               # OK, or CX: nothing follows
+            kept = encode_error(TaskError("", "", history=m.history)) if m.history else b""
+            return self._entry(held, outcome.end, started_ms, ended_ms, outcome.result, kept), None
+        error = decode_error(outcome.error)
+        try:
+            task_type = self._registry.get(m.task)
+        except TaskNotRegistered:
+            task_type = None
+        wish = outcome.wish or wish_of_code(error.code, task_type)
+        limits = limits_of(m, task_type, self._settings)
+        decision = decide(wish, m.n, limits, time.time_ns() // 1_000_000, self._random(), m.expires_ms)
+        if isinstance(decision, RetryAt):
+            history = with_attempt(m.history, Attempt(m.n, started_ms, ended_ms, self._worker_id, error.code,
+                                                      error.error_type, error.message))
+            log.info("%s failed (%s): attempt %d, the next one is due in %.3g s", m.task,
+                     error.error_type or error.code, m.n + 1, (decision.due_ms - ended_ms) / 1000)
+            kept = encode_error(msgspec.structs.replace(error, history=history))
+            entry = self._entry(held, RETRY, started_ms, ended_ms, b"", kept, decision.due_ms)
+            return entry, self.retry(held, history, decision.due_ms)
+        if decision.retries_allowed or m.n > 0:
+            log.warning("%s failed for good (%s): %s", m.task, error.error_type or error.code, decision.reason)
+            error = msgspec.structs.replace(error, given_up=True)
+        kept = encode_error(msgspec.structs.replace(error, history=m.history) if m.history else error)
+        letter = self.letter(held, m.id, error.code, error.message, error=kept) if _is_dead(error, m.n) else None
+        return self._entry(held, KO, started_ms, ended_ms, b"", kept), letter
+
+    @staticmethod
+    def _entry(held: Held, end: str, started_ms: int, ended_ms: int, result: bytes, error: bytes,
+               due_ms: int | None = None) -> FinishEntry:
+        m = held.message
+        return FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, end, held.offset, started_ms, ended_ms, result,
+                           error, m.replay, due_ms, m.group)
+
+    # ---- what somebody before us may not have published -------------------------------------------------------------
+    def owed(self, held: Held, record: TaskRecordRaw | None) -> FollowUp | None:
+        """What follows a task that had ended, or waited for its retry, when its message came again."""
+        error = _error_of(record)
+        if record is None or error is None:
+            return None
+        if record.state == "KO" and _is_dead(error, record.attempt):
+            return self.letter(held, held.message.id, error.code, error.message, error=record.error or b"")
+        if record.state == RETRY and record.attempt == held.message.n + 1:
+            return self.retry(held, error.history, record.due_ms or 0)
+        return None
+
+    # ---- the records that follow ------------------------------------------------------------------------------------
+    def retry(self, held: Held, history: bytes, due_ms: int) -> FollowUp:
+        """The next attempt: same id, same partition, when it is due."""
+        message = next_attempt(held.message, held.message.n + 1, history, due_ms)
+        key = message.id.encode()
+        return FollowUp(self._settings.kafka_delayed_topic, key, encode_delayed(DelayedTask(
+            due_ms=due_ms, partition=held.partition, value=encode_message(message))), due_ms=due_ms)
+
+    def letter(self, held: Held, task_id: str, code: str, message: str, *, error: bytes = b"",
+               original: bytes | None = None) -> FollowUp:
+        """The letter of a task (or of what is none: `original` is its record's value)."""
+        if original is None:
+            original = encode_message(held.message)
+        if len(original) > self._room:      # a record that was compressed may be any size: its letter must fit a record
+            message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
+            original = original[:CUT]
+        letter = DeadLetterMessage(
+            id=task_id, task=held.message.task, code=code, message=message, partition=held.partition,
+            offset=held.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, error=error,
+            original=original)
+        return FollowUp(self._settings.kafka_dead_letter_topic, task_id.encode(), encode_dead_letter(letter), code)
+
+
+def next_attempt(message: TaskMessage, n: int, history: bytes, due_ms: int) -> TaskMessage:
+    """The message of attempt `n` of a task."""
+    return msgspec.structs.replace(message, n=n, history=history, due_ms=due_ms)
+
+
+def _is_dead(error: TaskError, n: int) -> bool:
+    return error.given_up or n > 0 or error.code == TaskCrashed.code
+
+
+def _error_of(record: TaskRecordRaw | None) -> TaskError | None:
+    if record is None or not record.error:
+        return None
+    try:
+        return decode_error(record.error)
+    except InvalidMessage:
+        return None
