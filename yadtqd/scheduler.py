@@ -22,7 +22,7 @@ from yadtqd.group_member import FatalMembership, GroupMember
 from yadtqd.scheduler_outbox import Outbox, why_refused
 from yadtqd.shared import boottime_ns
 from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_UPGRADE
-from yadtqd.wheel import Fire, Refuse, Wheel
+from yadtqd.wheel import Refuse, Wheel
 from yadtqd.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -196,10 +196,10 @@ class Scheduler:
             self._outbox.publish(moves)
 
     def _settle(self) -> None:
-        fired = 0
+        published = 0
         for move, error in self._outbox.answers():
             if error is None:
-                fired += isinstance(move, Fire)
+                published += 1
                 self._wheel.done(move.entry)
                 continue
             if time.monotonic() >= self._not_before:
@@ -207,8 +207,8 @@ class Scheduler:
             self._not_before = time.monotonic() + RETRY_S
             self._outbox.judge(move, error)
             self._wheel.again(move.entry)
-        if fired:
-            self._slot.count(done=fired)
+        if published:
+            self._slot.count(done=published)        # hops too: they are progress
 
     def _commit(self, now: float) -> None:
         if now < self._commit_at or self._lease_left_s() <= 0:

@@ -15,7 +15,7 @@ import heapq
 from collections import deque
 from typing import NamedTuple
 
-from yadtq.delayed import SHORT, WIDTHS_MS, DelayedTask, decode_delayed, level_of
+from yadtq.delayed import LEVELS, SHORT, WIDTHS_MS, DelayedTask, decode_delayed, level_of
 from yadtq.errors import InvalidMessage, UnsupportedVersion, YADTQError
 
 NARROWEST_MS = WIDTHS_MS[0]
@@ -97,6 +97,11 @@ class Level:
         return not self.full
 
 
+def _urgency(level: Level) -> int:
+    """What is due soonest first: many hops between wide levels must not hold up what is due in a moment."""
+    return (level.number + 1) % LEVELS
+
+
 class Wheel:
     """The levels in hand and their heap."""
 
@@ -146,7 +151,7 @@ class Wheel:
         for _ in range(min(len(self._again), room)):
             self._place(self._again.popleft(), now_ms, moves)
         self._fire(now_ms, room, moves)             # first, for they are late already
-        for level in self.levels.values():
+        for level in sorted(self.levels.values(), key=_urgency):
             if level.ahead and now_ms >= level.look_at_ms:
                 self._look_at_heads(level, now_ms, room, moves)
         self._fire(now_ms, room, moves)

@@ -3,15 +3,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.daemon import Daemon, wait_for
 from tests.support.role_host import RoleHost, until
 from yadtq import AsyncYADTQClient, CancelAnswer, TaskStatus, YADTQClient
 from yadtq.config import Settings
@@ -117,6 +121,24 @@ def test_asyncio_and_the_command_line(quick: Settings, tmp_path: Path) -> None:
         assert shown["status"] == "SCHEDULED"
         assert datetime.fromisoformat(shown["due"]) == datetime(2031, 1, 31, 12, tzinfo=UTC)
         assert "due" in cli("tasks", "--status", "SCHEDULED")
+
+
+def test_the_daemon_keeps_a_scheduler(settings: Settings, tmp_path: Path) -> None:
+    """Killed while tasks wait, it is replaced, and `yadtqctl status` has it among the roles."""
+    def scheduler(daemon: Daemon) -> dict[str, Any]:
+        return next(one for one in daemon.status()["roles"] if one["name"] == "scheduler")
+
+    with Daemon(settings, tmp_path) as daemon, YADTQClient(settings=settings) as client:
+        daemon.wait_running()
+        wait_for(lambda: scheduler(daemon)["state"] == "RUNNING", 30, "the scheduler runs")
+        ids = client.submit_tasks([{"task": "addition", "args": [n, 1], "delay_s": 1 + n / 500} for n in range(1000)])
+        victim = scheduler(daemon)["pid"]
+        time.sleep(1.5)
+        os.kill(victim, signal.SIGKILL)
+        assert client.get_results(ids, timeout=40) == [n + 1 for n in range(1000)]
+        assert scheduler(daemon)["pid"] != victim
+        print(Path(f"/proc/{scheduler(daemon)['pid']}/smaps_rollup").read_text().split("Pss:")[1].split()[0], "KB PSS")
+        assert daemon.end() == 0
 
 
 def test_the_janitor_deletes_what_was_fired(quick: Settings, client: YADTQClient) -> None:

@@ -242,3 +242,16 @@ def test_what_kafka_never_takes_is_refused_at_its_next_turn() -> None:
     wheel.again(move.entry)
     assert wheel.late(START_MS) == 1
     assert isinstance(wheel.turn(START_MS, 10)[0], Refuse)
+
+
+def test_many_hops_do_not_hold_up_what_is_due_in_a_moment() -> None:
+    wheel = Wheel()
+    wheel.gain(1)
+    wheel.gain(SHORT)
+    for offset in range(100):
+        wheel.take(1, offset, b"id", record(START_MS + 20_000, b"later"), START_MS - 8000, START_MS)
+    wheel.take(SHORT, 0, b"id", record(START_MS + 1, b"soon"), START_MS, START_MS)
+    assert all(isinstance(move, Hop) for move in wheel.turn(START_MS, 10))
+    first = wheel.turn(START_MS + 1, 10)[0]
+    assert isinstance(first, Fire)
+    assert first.delayed.key == b"soon"
