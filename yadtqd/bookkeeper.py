@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from yadtq.errors import RedisConnectionError
 from yadtqd.exits import Exit
-from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS, WAITS_FOR_UPGRADE
+from yadtqd.slot import RETIRE, WAITS_FOR_KAFKA, WAITS_FOR_REDIS, WAITS_FOR_UPGRADE, WAITS_TO_RETIRE
 from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from yadtqd.ledger import Ledger
     from yadtqd.processor import Processor
     from yadtqd.publisher import Publisher
+    from yadtqd.recycler import Recycler
     from yadtqd.redis_gate import RedisGate
     from yadtqd.result_writer import ResultWriter
     from yadtqd.shared import PartitionTable
@@ -61,6 +62,7 @@ class Bookkeeper(threading.Thread):
         self._ask_durability_at = 0.0
         self._retry_at = 0.0
         self._retry_s = RETRY_S[0]
+        self.recycler: Recycler | None = None       # joined by the worker
         self.at_once = False            # tasks end beside the main thread: flush as soon as woken
 
     def run(self) -> None:
@@ -166,7 +168,12 @@ class Bookkeeper(threading.Thread):
     # ---- what others see --------------------------------------------------------------------------------------------
     def _tell(self) -> None:
         kafka, redis = self._consumer.connected, self._gate.is_open
+        due = self.recycler is not None and self.recycler.due(time.monotonic())
+        if due and self._slot.drain_by_ns == RETIRE and not self._processor.draining:
+            self._consumer.stop()
+            self._processor.retire()
         self._slot.waiting_for = ((0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
+                                  | (WAITS_TO_RETIRE if due else 0)
                                   | (WAITS_FOR_UPGRADE if self._consumer.waits_for_upgrade else 0))
         able = kafka and redis and self._processor.lease_holds() and not (self._consumer.all_paused
                                                                                or self._ledger.full())

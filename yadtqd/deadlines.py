@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from yadtqd.slot import SlotView, TaskInHand
+from yadtqd.slot import WAITS_TO_RETIRE, SlotView, TaskInHand
 from yadtqd.worker_state import WorkerState
 
 START_LIMIT_S = 60.0    # until the first beats come by themselves: importing users' modules can take long
@@ -50,7 +50,7 @@ def progressed(old: Progress, view: SlotView, finished: int, now_ns: int) -> Pro
     `finished` is the sum of its partitions' watermarks: skipping and settling records moves them without a task.
     """
     mark = view.done + view.failed + view.retried + view.crashed + finished
-    excused = view.lag <= 0 or view.task is not None or view.waiting_for != 0
+    excused = view.lag <= 0 or view.task is not None or view.waiting_for & ~WAITS_TO_RETIRE != 0
     return Progress(mark, now_ns) if excused or mark != old.mark else old
 
 

@@ -19,6 +19,7 @@ class Exit(IntEnum):
     LOST_LEASE = 6              # the host's place in the group is not certain any more: wait until it is
     INITIALIZATION_FAILED = 7   # it could not start (WORKER_INITIALIZATION_FAILED): back off and try again
     KAFKA_REPLACED = 8          # Redis belongs to another Kafka: useless before somebody acts; the code in the log
+    RECYCLED = 9                # replaced as configured (worker_max_tasks and the like): start again at once
 
 
 DRAINED = Exit.OK

@@ -211,7 +211,7 @@ class Fleet:
         pid, handle.child = handle.child.pid if handle.child else 0, None
         if handle.state is WorkerState.STOPPING:
             self.killed_while_draining += bool(handle.killed_for)
-            log.log(logging.WARNING if handle.killed_for or fate is not Fate.RECYCLED else logging.INFO,
+            log.log(logging.WARNING if handle.killed_for or fate in {Fate.FAILED, Fate.HOPELESS} else logging.INFO,
                     "%s (pid %d) stopped: it %s%s", handle.name, pid, how, running)
             handle.move(WorkerState.STOPPED)
             handle.next_start_ns = 0
@@ -242,14 +242,15 @@ class Fleet:
         was_starting = handle.state is WorkerState.STARTING
         decision = self.policy.after(handle.history, fate, now_ns / 1e9, random.random())  # noqa: S311 (jitter)
         handle.history, handle.next_start_ns = decision.history, now_ns + int(decision.delay_s * 1e9)
-        handle.restarts += 1
+        handle.recycled += fate is Fate.RETIRED
+        handle.restarts += fate is not Fate.RETIRED
         handle.note = what
         again = f"starts again in {decision.delay_s:.1f} s" if decision.delay_s else "starts again at once"
         if decision.fatal:
             handle.move(WorkerState.FATAL)
             log.critical("%s: %s; %d failures within %g s; left alone for %g s", WorkerRecoveryFailed.code, what,
                          len(decision.history.failures), self.policy.window_s, decision.delay_s)
-        elif fate is Fate.RECYCLED:
+        elif fate in {Fate.RECYCLED, Fate.RETIRED}:
             handle.move(WorkerState.EXITED)
             log.log(logging.WARNING if handle.killed_for else logging.INFO, "%s; %s", what, again)
         elif fate is Fate.POISONED:

@@ -8,6 +8,7 @@ thread flushes itself as soon as nothing else waits. Never talks to Kafka, never
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class Processor:
         self._average_s = 0.001             # of a task, in this thread
         self._drain_until = 0.0             # monotonic, until when claimed tasks are begun; 0: not draining
         self.drain_deadline = 0.0           # until when what runs may go on
+        self.retiring = False               # draining without a limit, to be recycled
         self._seq = 0
         self.current: tuple[Held, int, int] | None = None   # what runs here, since when (monotonic ns, Unix ms)
         self._interruptible: tuple[Held, int] | None = None     # the same while its handler runs in this thread; number
@@ -74,12 +76,19 @@ class Processor:
     # ---- called by other threads, and by signal handlers ------------------------------------------------------------
     def drain(self) -> None:
         """Begin nothing that is not claimed yet, and end soon. Safe in a signal handler: takes no lock."""
-        if not self._drain_until:
+        if not self._drain_until or self.retiring:
+            self.retiring = False
             now, kill_ns = time.monotonic(), self._slot.drain_by_ns
-            limit_s = max(kill_ns / 1e9 - now, 0.0) if kill_ns else self._settings.drain_timeout_s
+            limit_s = max(kill_ns / 1e9 - now, 0.0) if kill_ns > 0 else self._settings.drain_timeout_s
             self.drain_deadline = now + limit_s - min(CUT_OFF_S, limit_s * CUT_OFF_SHARE)
             self._drain_until = now + min(DRAIN_QUEUE_S, limit_s / 2)
         self._ready.put([])                 # wakes `run`
+
+    def retire(self) -> None:
+        """End what is claimed, however long that takes, then `run` returns; fetching has been stopped."""
+        if not self._drain_until:
+            self.retiring, self._drain_until, self.drain_deadline = True, math.inf, math.inf
+        self._ready.put([])
 
     def cancel(self, held: Held, hard_ns: int) -> None:
         """End it if its handler runs in the main thread; it is killed at `hard_ns` (monotonic)."""

@@ -35,6 +35,7 @@ class Fate(Enum):
 
     RECYCLED = "recycled"
     POISONED = "poisoned"
+    RETIRED = "retired"         # replaced as configured; else as RECYCLED
     FAILED = "failed"
     HOPELESS = "hopeless"
 
@@ -56,6 +57,8 @@ class Decision(NamedTuple):
 
 def fate_of(status: int | None, *, at_deadline: bool = False) -> Fate:
     """What an exit status means (None: killed by a signal); `at_deadline`: we killed it for a task's hard deadline."""
+    if status == Exit.RECYCLED:
+        return Fate.RETIRED
     if at_deadline or status in _RECYCLING:
         return Fate.RECYCLED
     return Fate.HOPELESS if status in _HOPELESS else Fate.FAILED
@@ -73,7 +76,7 @@ class RestartPolicy:
         """Decide about a child that ended `now_s`; `jitter` is a random number from 0 up to 1."""
         failures = tuple(t for t in history.failures if t > now_s - self.window_s)
         recycles = tuple(t for t in history.recycles if t > now_s - RECYCLE_WINDOW_S)
-        if fate in {Fate.RECYCLED, Fate.POISONED}:
+        if fate in {Fate.RECYCLED, Fate.POISONED, Fate.RETIRED}:
             recycles = (*recycles, now_s)[-64:]
             return Decision(History(failures, recycles), _recycle_delay_s(len(recycles), jitter), fatal=False)
         failures = (*failures, now_s)[-(self.max_retries + 1):]

@@ -1,6 +1,7 @@
 """Restarts children one by one: the next only when the last one runs again, so that the host goes on working.
 
-Runs in the supervisor's one thread; `step` is called at each turn of its loop and never waits.
+`RollingRestart` does that when an operator asks, `Recycling` lets workers go that ask themselves, few at a time. Both
+run in the supervisor's one thread; `step` is called at each turn of its loop and never waits.
 """
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from yadtqd.fleet import Fleet
+from yadtqd.recycling import grants
+from yadtqd.slot import RETIRE, WAITS_TO_RETIRE
 from yadtqd.worker_handle import WorkerHandle
 from yadtqd.worker_state import WorkerState
 
@@ -60,3 +63,25 @@ class RollingRestart:
         if handle is None or now_ns > give_up_ns:
             return True
         return handle.starts > starts and handle.state is not WorkerState.STARTING
+
+
+class Recycling:
+    """Lets workers go that are due to be recycled; they take the time that what they run needs, and are watched."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._asking: list[str] = []        # in the order in which they were seen to ask
+
+    def step(self, now_ns: int) -> None:
+        """Grant what may be granted now."""
+        workers = self._fleet.workers()
+        for handle in workers:
+            if handle.state is WorkerState.RUNNING and handle.slot.drain_by_ns != RETIRE:
+                handle.retire_ns = 0        # its successor runs
+        asking = {h.name: h for h in workers if h.state is WorkerState.RUNNING and not h.retire_ns
+                  and h.slot.waiting_for & WAITS_TO_RETIRE}
+        self._asking = [name for name in self._asking if name in asking]
+        self._asking += [name for name in asking if name not in self._asking]
+        for name in grants(self._asking, [h.retire_ns for h in workers if h.retire_ns], len(workers), now_ns):
+            log.info("%s is recycled: it has asked to be replaced", name)
+            asking[name].retire_ns, asking[name].slot.drain_by_ns = now_ns, RETIRE

@@ -21,7 +21,10 @@ CELL_BYTES = 8
 
 WAITS_FOR_KAFKA = 1     # bits of Slot.waiting_for
 WAITS_FOR_REDIS = 2
+WAITS_TO_RETIRE = 8     # it asks to be replaced by a fresh process (yadtqd.recycling)
 WAITS_FOR_UPGRADE = 4   # a record of a newer version stands in a partition: it is sound, and waits
+
+RETIRE = -1             # in Slot.drain_by_ns
 
 _HALF = struct.Struct("<8q40s88s")   # n, started, soft, hard, partition, offset, attempt, lengths; task id; task type
 _HALVES_AT = (128, 320)              # bytes; the sixteen cells before them are the single ones
@@ -105,7 +108,8 @@ class Slot:
     retried = Cell(10)
     crashed = Cell(11)
     lag = Cell(12)
-    drain_by_ns = Cell(13)      # the supervisor's: when a child that drains is killed (CLOCK_MONOTONIC), 0 before
+    drain_by_ns = Cell(13)      # the supervisor's: when a child that drains is killed (CLOCK_MONOTONIC), 0 before,
+    #                             RETIRE: it may go as it has asked to, and take its time
     cancel_for = Cell(14)       # number of the task in hand that is being cancelled
     cancel_hard_ns = Cell(15)   # when it is to be killed for that; written before `cancel_for`
 

@@ -86,7 +86,7 @@ def _worker(handle: WorkerHandle, settings: Settings, now_ns: int) -> dict[str, 
         "task": task.task if task else None, "task_id": task.task_id if task else None,
         "task_for_s": round((now_ns - task.started_ns) / 1e9, 3) if task else None,
         "done": handle.done_before + view.done, "failed": handle.failed_before + view.failed,
-        "lag": view.lag if view.lag >= 0 else None, "epoch": view.epoch or None,
+        "recycled": handle.recycled, "lag": view.lag if view.lag >= 0 else None, "epoch": view.epoch or None,
         "next_start_in_s": round(max(due_s, 0.0), 3) if not handle.alive else None}
 
 

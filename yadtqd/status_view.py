@@ -46,8 +46,8 @@ def workers_table(workers: list[dict[str, Any]]) -> RenderableType:
     """One line per worker."""
     if not workers:
         return Text("no workers: this host owns no partition", "yellow")
-    table = _table("worker", "state", "pid", "partitions", "beat", "done", "failed", "lag", "restarts", "memory",
-                   "task")
+    table = _table("worker", "state", "pid", "partitions", "beat", "done", "failed", "lag", "restarts", "recycled",
+                   "memory", "task")
     for w in workers:
         since = f" for {duration(w['task_for_s'])}" if w["task_for_s"] is not None else ""
         task = f"{w['task']} {w['task_id']}{since}" if w["task"] else ""
@@ -55,7 +55,7 @@ def workers_table(workers: list[dict[str, Any]]) -> RenderableType:
             task = f"starts again in {duration(w['next_start_in_s'])}"
         table.add_row(w["name"], state(w["state"]), plain(w["pid"]), ranges(w["partitions"]), age(w["beat_age_s"]),
                       number(w["done"]), number(w["failed"]), number(w["lag"]), number(w["restarts"]),
-                      memory(w["rss_bytes"]), task)
+                      number(w.get("recycled")), memory(w["rss_bytes"]), task)
     return table
 
 
@@ -97,7 +97,8 @@ def live(fetch: Callable[[], Snapshot], interval_s: float) -> None:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    right = {"pid", "beat", "done", "failed", "lag", "restarts", "memory", "epoch", "committed", "durable", "end"}
+    right = {"pid", "beat", "done", "failed", "lag", "restarts", "recycled", "memory", "epoch", "committed", "durable",
+             "end"}
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=name != "task")
     return table

@@ -25,7 +25,7 @@ from yadtqd.fleet import Fleet
 from yadtqd.notify import Notifier
 from yadtqd.ownership import Ownership
 from yadtqd.restart_policy import RestartPolicy
-from yadtqd.rolling import RollingRestart
+from yadtqd.rolling import Recycling, RollingRestart
 from yadtqd.shared import Partition, Shared
 from yadtqd.snapshot import reasons, snapshot
 from yadtqd.wakeup import Wakeup
@@ -96,6 +96,7 @@ class Supervisor:
         self._ownership = Ownership(self._fleet, self.shared, settings)
         self._watcher = Watcher(self._fleet, self.shared, _limits(settings))
         self._rolling = RollingRestart(self._fleet)
+        self._recycling = Recycling(self._fleet)
         self._epoll.register(self._wakeup.fd, select.EPOLLIN)
         self._epoll.register(self.shared.changed_fd, select.EPOLLIN)
         self._control = make_control(self) if make_control else None
@@ -210,6 +211,7 @@ class Supervisor:
     def _roll(self, now_ns: int) -> None:
         if self._phase is Phase.RUN:
             self._rolling.step(now_ns, self.settings.drain_timeout_s)
+            self._recycling.step(now_ns)
             if self._reloading and not self._rolling.under_way:
                 self._reloading = False
                 self._notifier.ready()

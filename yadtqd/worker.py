@@ -41,6 +41,7 @@ from yadtqd.isolated_pool import IsolatedPool, places
 from yadtqd.ledger import Ledger
 from yadtqd.processor import Processor
 from yadtqd.publisher import Publisher
+from yadtqd.recycler import Recycler
 from yadtqd.redis_gate import RedisGate
 from yadtqd.result_writer import ResultWriter
 from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_REDIS
@@ -238,6 +239,7 @@ class Worker:
         self._guard.install()
         self._consumer.start_at(self._positions)
         self._consumer.start()
+        self._bookkeeper.recycler = Recycler(self._settings, self._ctx.slot)
         self._bookkeeper.start()
         self._heartbeat.tell(WorkerState.RUNNING)
         log.info("consuming partitions %s from %s in epoch %d", *map(list, (self._positions, self._positions.values())),
@@ -252,20 +254,23 @@ class Worker:
         logs.context(task_id="", partition=-1)
         self._consumer.stop()
         self._heartbeat.tell(WorkerState.STOPPING)
-        recycled = self._guard.fired
-        if recycled:
-            self._processor.drain()
-        deadline = self._processor.drain_deadline
-        _wait(lambda: not len(self._flights), deadline)
-        _wait(lambda: not self._flights.apart, deadline + BREAK_OFF_S)      # broken off: their children are ended now
-        _wait(self._writer.flush, deadline)
-        if not recycled:                            # the successor of a recycled one starts at once: it settles them
-            _wait(lambda: not (self._ledger.unsure() or len(self._publisher)),
-                  min(deadline, time.monotonic() + DURABLE_S))
+        processor, interrupted = self._processor, self._guard.fired
+        if interrupted:
+            processor.drain()
+        _wait(lambda: not len(self._flights), lambda: processor.drain_deadline)     # a SIGTERM may shorten it
+        _wait(lambda: not self._flights.apart, lambda: processor.drain_deadline + BREAK_OFF_S)      # broken off
+        _wait(self._writer.flush, lambda: processor.drain_deadline)
+        retired, at_most = processor.retiring, time.monotonic() + DURABLE_S
+        if not interrupted:         # the successor of a recycled one starts at once: it settles what is recorded
+            _wait(lambda: not ((self._ledger.unsure() and not retired) or len(self._publisher)),
+                  lambda: min(processor.drain_deadline, at_most))
         self._heartbeat.farewell()
         self._producer.flush(FAREWELL_S)
-        log.info("recycled: a handler was interrupted" if recycled else "drained")
-        return Exit.SOFT_RECYCLE if recycled else Exit.OK
+        if retired and self._bookkeeper.recycler is not None:
+            log.info("recycled: %s", self._bookkeeper.recycler.reason)
+            return Exit.RECYCLED
+        log.info("recycled: a handler was interrupted" if interrupted else "drained")
+        return Exit.SOFT_RECYCLE if interrupted else Exit.OK
 
     # ---- signals, settings ------------------------------------------------------------------------------------------
     def _on_sigterm(self, *_: object) -> None:
@@ -305,10 +310,10 @@ class _InBackground:
         return self._result
 
 
-def _wait(done: Callable[[], object], deadline: float) -> bool:
-    """Until `done()`, at most until `deadline` (monotonic s)."""
+def _wait(done: Callable[[], object], deadline: Callable[[], float]) -> bool:
+    """Until `done()`, at most until `deadline()` (monotonic s)."""
     while not done():
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline():
             return False
         time.sleep(0.005)
     return True

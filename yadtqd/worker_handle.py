@@ -44,6 +44,8 @@ class WorkerHandle:
     doom: Doom | None = None
     restarts: int = 0                   # starts that followed an end which nobody had asked for
     starts: int = 0
+    recycled: int = 0                   # starts that followed a recycling as configured
+    retire_ns: int = 0                  # since when it is allowed to go and be recycled; 0 when its successor runs
     history: History = field(default_factory=History)
     progress: Progress = field(default_factory=lambda: Progress(0, 0))
     done_before: int = 0                # tasks that earlier processes of it have done

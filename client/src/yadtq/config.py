@@ -87,6 +87,10 @@ MAX_WORKER_RETRIES = 3
 RETRY_WINDOW_S = 60.0
 COOL_DOWN_S = 60.0
 PROGRESS_TIMEOUT_S = 60.0
+WORKER_MAX_TASKS = 0
+WORKER_MAX_MEMORY_MB = 0
+WORKER_MAX_AGE_S = 0.0
+RECYCLE_JITTER = 0.2
 DRAIN_TIMEOUT_S = 30.0
 CONTROL_SOCKET = ""
 PID_FILE = ""
@@ -312,6 +316,17 @@ class Settings:
     cool_down_s: float = option(
         COOL_DOWN_S, "How long a FATAL worker is left alone until it is tried again.", used_by="supervisor",
         unit="s", low=0.1, high=_DAY)
+    worker_max_tasks: int = option(
+        WORKER_MAX_TASKS, "A worker that has ended so many tasks is replaced, when what it runs has ended; 0: never.",
+        used_by="worker", low=0, high=10**12)
+    worker_max_memory_mb: int = option(
+        WORKER_MAX_MEMORY_MB, "The same at so much resident memory, against handlers that leak; 0: never.",
+        used_by="worker", unit="MB", low=0, high=10**7)
+    worker_max_age_s: float = option(
+        WORKER_MAX_AGE_S, "The same at this age; 0: never.", used_by="worker", unit="s", low=0, high=3650 * _DAY)
+    recycle_jitter: float = option(
+        RECYCLE_JITTER, "How far below these three limits each worker may draw its own, as a part of them, so that not "
+        "all are due at once.", used_by="worker", low=0, high=0.9)
     progress_timeout_s: float = option(
         PROGRESS_TIMEOUT_S, "A worker that has work and takes none for so long is restarted.", used_by="supervisor",
         unit="s", low=1, high=_DAY)
