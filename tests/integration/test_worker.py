@@ -19,7 +19,7 @@ from yadtq.dead_letter import decode_dead_letter
 from yadtq.heartbeat import decode_heartbeat
 from yadtq.result_backend import ClaimEntry
 from yadtq.task import decode_error
-from yadtq.transport import open_consumer
+from yadtq.transport import open_admin, open_consumer
 from yadtqd.exits import Exit
 from yadtqd.slot import WAITS_FOR_UPGRADE
 from yadtqd.worker_state import WorkerState
@@ -306,6 +306,24 @@ def test_no_body_starts_while_the_lease_is_over(quick: Settings, quick_user: Que
         assert record.state in ("Q", "P")
         host.shared.lease_ns = for_ever
         assert quick_user.result(task_id) == 3
+
+
+def test_nothing_is_published_while_the_lease_is_over(quick: Settings, quick_user: QueueUser) -> None:
+    """A zombie's dead letter would be one of a task that another owner has had since."""
+    with RoleHost(quick, own=(0,)) as host:
+        host.start("worker", "w0", (0,))
+        for_ever = host.shared.lease_ns
+        host.shared.lease_ns = 1
+        quick_user.producer.send(quick.kafka_task_topic, 0, b"no task")
+        until(lambda: host.shared.partitions[0].end_offset == 1, "the record to be seen")
+        time.sleep(1.0)
+        admin = open_admin(quick)
+        assert set(admin.end_offsets(quick.kafka_dead_letter_topic).values()) == {0}
+        admin.close()
+        assert host.shared.partitions[0].watermark == 0
+        host.shared.lease_ns = for_ever
+        records_of(quick, quick.kafka_dead_letter_topic, 1)
+        until(lambda: host.shared.partitions[0].watermark == 1, "the watermark")
 
 
 def test_a_paused_partition_is_not_fetched(worker_settings: Settings, user: QueueUser) -> None:
