@@ -29,6 +29,7 @@ class Flight(NamedTuple):
     cancel: Callable[[], object] = lambda: None     # have it end early; from any thread
     apart: bool = False         # in a process of its own: it can't be what ends this one
     suspect: bool = False       # as it began
+    alone: bool = False         # nobody saw how an earlier lone run of it ended: nothing runs apart beside it
 
 
 class Flights:
@@ -41,7 +42,7 @@ class Flights:
         self._all: dict[int, Flight] = {}
         self._next = _BASE
         self._several = False
-        self.apart = self.suspects = 0      # how many run apart, and of those, suspects
+        self.apart = self.suspects = self.alone = 0     # how many run apart, and of those, suspects, and all alone
         self._shown = 0
         self._main_has_slot = False
 
@@ -63,6 +64,7 @@ class Flights:
             self._all[self._next] = flight
             self.apart += flight.apart
             self.suspects += flight.suspect
+            self.alone += flight.alone
             self._show()
             return self._next
 
@@ -72,12 +74,17 @@ class Flights:
             flight = self._all.pop(number)
             self.apart -= flight.apart
             self.suspects -= flight.suspect
+            self.alone -= flight.alone
             self._show()
             self._lock.notify_all()
 
     def bars(self, *, suspect: bool) -> bool:
         """Must a task wait for what runs now? A suspect for all that runs in this process; and that for suspects."""
         return len(self._all) > self.apart if suspect else self.suspects > 0
+
+    def bars_apart(self, *, alone: bool) -> bool:
+        """The same among what runs apart: what ends host or isolator ends all of it, and it would count against all."""
+        return self.alone > 0 or (alone and self.apart > 0)
 
     def wait(self, timeout_s: float) -> None:
         """Until something ends, at most so long."""

@@ -75,7 +75,9 @@ class Isolation:
                 got = CANCELLED                     # it did not end in time
             if got is None:                         # nobody saw its end: `lone` stays counted,
                 held.suspect = True                 # and from now on it is, also for an isolated type: it may be
-                continue                            # what ends the isolator
+                if held.lone:                       # what ends the isolator; then the next run has nothing beside it
+                    break
+                continue
             if isinstance(got, Outcome) or got.by_us:
                 return self._ended(held, task_type, limits, got)
             if not self._crashed(held, task_type, got):

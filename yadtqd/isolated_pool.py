@@ -49,14 +49,17 @@ class IsolatedPool:
     def run(self, held: Held, task_type: TaskType, limits: Deadlines) -> bool:
         """Start a task once there is room for it; False when it may not begin any more."""
         most = max(self._places, ASYNC_SUSPECTS) if held.suspect and task_type.kind == "async" else self._places
-        while self._flights.apart >= most or (held.suspect and self._flights.bars(suspect=True)):
+        alone = held.suspect and held.lone > 0
+        while (self._flights.apart >= most or self._flights.bars_apart(alone=alone)
+               or (held.suspect and self._flights.bars(suspect=True))):
             if not self._may_begin(held):
                 return False
             self._flights.wait(LOOK_S)
         if not self._may_begin(held):
             return False
         # no deadline: the isolated call enforces it, and killing this worker would not end the child's task
-        flight = Flight(held, time.monotonic_ns(), time.time_ns() // 1_000_000, 0, apart=True, suspect=held.suspect)
+        flight = Flight(held, time.monotonic_ns(), time.time_ns() // 1_000_000, 0, apart=True, suspect=held.suspect,
+                        alone=alone)
         number = self._flights.begin(flight)
         threading.Thread(target=self._one, args=(held, task_type, limits, number, flight), name="isolated",
                          daemon=True).start()

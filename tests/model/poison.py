@@ -6,8 +6,8 @@ and what it saw is forgotten).
 
 Who is suspect is decided as in yadtqd.suspicion: by the claim of an older epoch, narrowed down by what the supervisor
 saw in the dead worker's slot. A suspect runs in a child process; how its runs are counted is operations.lone, and when
-it is given up is yadtqd.isolated_call. Tasks are begun in the order of the log by one thread, which waits for a child;
-bodies in threads of the worker it does not wait for.
+it is given up is yadtqd.isolated_call. Tasks are begun in the order of the log by one thread; lone runs may lie side by
+side, each in a child of its own, but no body runs in the worker meanwhile.
 """
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Rules(NamedTuple):
     from_claims: bool = True        # 9: the claim of an older epoch makes a suspect (off: only what the supervisor saw)
     alone_counts: bool = True       # 9: only a death while it ran alone counts (off: whenever its worker died)
     counted_before: bool = True     # 9: `lone` + 1 is written before a lone run, taken back when its end was seen
-    in_turn: bool = True            # 9: a lone run keeps all others from being begun, and all are begun in turn
+    in_turn: bool = True            # 9: no body runs in a worker beside a lone run, and all are begun in turn
+    alone: bool = True              # 9: once nobody saw the end of a lone run, the next has nothing at all beside it
 
 
 class Scenario(NamedTuple):
@@ -134,11 +135,15 @@ class Poison:
             yield self._crash(state, task)
 
     def _has_to_wait(self, state: State, task: int) -> bool:
-        """Its turn has not come, or the thread that would begin it waits for a child."""
-        if not self._rules.in_turn:
-            return False
-        other = state.at[1 - task]
-        return other == CHILD or (task != self._sc.first and other in (WAITS, CLAIMED, SUSPECT))
+        """Its turn has not come, or what runs now bars it (yadtqd.flights, yadtqd.isolated_pool)."""
+        other, in_turn = state.at[1 - task], self._rules.in_turn
+        if in_turn and task != self._sc.first and other in (WAITS, CLAIMED, SUSPECT):
+            return True
+        if state.at[task] == CLAIMED:
+            return in_turn and other == CHILD
+        if self._rules.alone and other == CHILD:        # whose run began with `lone` above 0 runs with nobody beside it
+            return self._counts(state, task)[1] > 0 or self._counts(state, 1 - task)[1] > 1
+        return in_turn and other == BODY
 
     def _claim(self, state: State, task: int) -> Step[State]:
         answer = self._book.claim(state.records[task], 0, 0, TOKEN, COPIES[task], task)
@@ -203,7 +208,8 @@ FULL = [
 BREAKS = [
     Scenario("suspects are only what the supervisor saw", Rules(from_claims=False), killer="host", kills=0, halts=0),
     Scenario("a death counts for all that its worker had", Rules(alone_counts=False)),
-    Scenario("lone runs and others side by side", Rules(in_turn=False)),
+    Scenario("bodies run beside lone runs", Rules(in_turn=False)),
+    Scenario("lone runs always side by side", Rules(alone=False), killer="host", kills=0, halts=0),
     Scenario("nothing is counted before a lone run", Rules(counted_before=False), killer="host", kills=0, halts=0),
 ]
 # What can't be promised

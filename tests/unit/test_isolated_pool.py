@@ -126,6 +126,26 @@ def test_a_suspect_waits_until_nothing_runs_in_this_process(world: Callable[[int
     until(lambda: not one.flights.bars(suspect=False), "the end of the barrier")
 
 
+def test_once_nobody_saw_its_end_a_suspect_runs_with_nothing_beside_it(world: Callable[[int], World]) -> None:
+    """What takes the host or the isolator down would else count against all that run beside it, as often as it does."""
+    one = world(4)
+    one.start(held("first", suspect=True)).join(10)
+    again = held("again", suspect=True)
+    again.lone = 1
+    waiting = one.start(again)
+    waiting.join(0.3)
+    assert one.began == ["first"]
+    one.let_go("first")
+    until(lambda: one.began == ["first", "again"], "its turn")
+    waiting.join(10)
+    behind = one.start(held("behind"))
+    behind.join(0.3)
+    assert one.began == ["first", "again"], "nor does anything begin beside it"
+    one.let_go("again")
+    until(lambda: one.began == ["first", "again", "behind"], "the end of it")
+    behind.join(10)
+
+
 def test_suspects_that_are_coroutines_do_not_wait_in_line(world: Callable[[int], World]) -> None:
     """A worker that died with 256 of them in hand leaves 256 suspects, which would take their sum one by one."""
     one = world(1)
