@@ -106,21 +106,21 @@ class ResultWriter:
 
     def _obey(self, group: list[Held], answers: list[str], round_: int) -> None:
         done = group
-        cancelled: Collection[Held] = ()    # between two attempts: nothing follows, unless Redis forgets that
+        over: Collection[Held] = ()         # cancelled between two attempts, or cleared: nothing follows, unless Redis forgets
         if answers.count("DONE") != len(answers):
             if "STALE" in answers:
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {group[0].partition}")
             late = [held for held, answer in zip(group, answers, strict=True) if answer == "LATE"]
             done = [held for held, answer in zip(group, answers, strict=True) if answer != "LATE"]
-            cancelled = {held for held, answer in zip(group, answers, strict=True) if answer == "CANCELLED"}
+            over = {held for held, answer in zip(group, answers, strict=True) if answer in ("CANCELLED", "CLEARED")}
             self._on_late(late)         # with their ends: the record may be of our own finish, and be lost yet
         self._count(done)
-        follow = [held for held in done if held.follow is not None and held not in cancelled]
+        follow = [held for held in done if held.follow is not None and held not in over]
         if follow:
             for held in follow:
                 held.claim_round = round_
             self._on_follow(follow)
-            done = [held for held in done if held.follow is None or held in cancelled]
+            done = [held for held in done if held.follow is None or held in over]
         if done and not self._ledger.settle(done, time.monotonic(), round_):
             self._pending.extendleft(reversed(done))     # Redis was restarted meanwhile: written again
         self.settled.set()

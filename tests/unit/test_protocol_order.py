@@ -72,6 +72,18 @@ def test_what_follows_is_published_once_the_end_is_recorded_and_not_before() -> 
     assert ledger.sweep(float("inf"))[0] == {}, "what follows `a` is not in Kafka yet"
 
 
+@pytest.mark.parametrize("answer", ["CLEARED", "CANCELLED"])
+def test_nothing_follows_what_was_cleared_or_cancelled(answer: str) -> None:
+    calls: list[str] = []
+    ledger = Ledger({0: 0})
+    one = ended("a", 0)
+    one.follow = SimpleNamespace(code="")           # type: ignore[assignment]     # whatever it is
+    ledger.take([one])
+    writer_of(calls, ledger, RedisGate(lambda: None), failures=0)._obey([one], [answer], ledger.round)
+    assert calls == []
+    assert ledger.sweep(float("inf"))[0] == {0: 1}
+
+
 @pytest.mark.parametrize("goes_away", [False, True])
 def test_after_a_restart_of_redis_all_ends_are_written_before_anything_is_claimed(goes_away: bool) -> None:
     calls: list[str] = []
