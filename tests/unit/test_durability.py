@@ -86,7 +86,11 @@ def test_off_is_off() -> None:
     durability = Durability("off", info)
     durability.note(5.0)
     assert durability.durable_before(5.0) == 5.0
-    assert info.asked == 0
+    assert durability.durable_before(50.0) == 50.0
+    assert info.asked == 1, "once, to know the process: else its first restart would not be seen"
+    info.fields = info.fields | {"run_id": "two"}
+    durability.look(60.0)
+    assert durability.restarted
 
 
 def test_auto_without_a_file_warns_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:

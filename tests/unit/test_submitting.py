@@ -83,6 +83,30 @@ def test_what_was_cleared_is_told_when_redis_then_goes_away() -> None:
     assert set(caught.value.task_ids) == {"i0", "i1"}
 
 
+class Interrupted(FakeBackend):
+    """Ctrl-C comes while Redis is asked."""
+
+    def submit(self, entries: Sequence[SubmitEntry], timeout_s: float) -> list[str]:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_tells_the_ids_and_keeps_the_partitions() -> None:
+    from yadtq.testing import InMemoryYADTQ
+    with InMemoryYADTQ({"t": lambda: 1}) as client, client.paused():
+        real, client._submitter = client._submitter, submitter(Interrupted())[0]
+        with pytest.raises(KeyboardInterrupt) as caught:
+            client.submit_tasks([{"task": "t"}] * 5)
+        ids = caught.value.task_ids         # type: ignore[attr-defined]
+        assert len(ids) == 5
+        assert "5 submissions were broken off" in caught.value.__notes__[0]
+        assert ids[0] in caught.value.__notes__[0]
+        where = [client._partitioner._kept[one] for one in ids]
+        assert where == [(where[0] + n) % 4 for n in range(5)]
+        client._submitter = real
+        assert client.submit_tasks([{"task": "t", "task_id": one} for one in ids]) == list(ids)
+        assert not client._partitioner._kept
+
+
 def test_a_wait_that_begins_while_the_client_closes_ends() -> None:
     """Between the check that the client is open and the entry into the table, close() may run to its end."""
     subscription = SimpleNamespace(get=lambda timeout_s: threading.Event().wait(0.01) or [], wake=lambda: None,

@@ -18,9 +18,9 @@ from yadtq.clearing import clear_all_tasks
 from yadtq.client_dead_letters import DeadLetterMethods
 from yadtq.config import Settings
 from yadtq.connections import Connections, Opener, RealOpener
-from yadtq.errors import BatchRefused, ConfigurationError, InvalidTask, TaskSubmissionTimeout
+from yadtq.errors import BatchRefused, ConfigurationError, InvalidTask, TaskSubmissionTimeout, YADTQError
 from yadtq.partitioning import Partitioner
-from yadtq.producer import ClearNumbers, Submitter
+from yadtq.producer import ClearNumbers, Submitter, tell_ids
 from yadtq.results import Results, TaskOutcome
 from yadtq.submission import Due, Prepared, Preparer, Stamp, Task, TaskSpec
 from yadtq.task import TaskRecord, TaskStatus
@@ -378,12 +378,21 @@ class YADTQClient(DeadLetterMethods):
         try:
             self._submitter.submit(prepared, timeout_s, limit)
         except TaskSubmissionTimeout as error:
-            unknown = set(error.task_ids)
-            for one in prepared:
-                if one.message.id in unknown:
-                    self._partitioner.keep(one.message.id, one.partition)
+            self._keep(prepared, set(error.task_ids))
+            raise
+        except BaseException as error:
+            if not isinstance(error, YADTQError):       # Ctrl-C, a time-out of the task that submits
+                tell_ids(error, self._keep(prepared))
             raise
         self._partitioner.settled(one.message.id for one in prepared)
+
+
+    def _keep(self, prepared: list[Prepared], unknown: Collection[str] | None = None) -> list[str]:
+        """Whose outcome is unknown (None: all) goes to the same partition if it is submitted again; their ids."""
+        kept = [one for one in prepared if unknown is None or one.message.id in unknown]
+        for one in kept:
+            self._partitioner.keep(one.message.id, one.partition)
+        return [one.message.id for one in kept]
 
 
 def _refusal(refused: Mapping[int, Exception], count: int, what: str) -> str:

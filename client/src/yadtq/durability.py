@@ -106,6 +106,8 @@ class Durability:
         nothing more becomes safe until the worker has written again what it holds and says so (`rewritten`).
         """
         if self._mode == "off":
+            if not self._run_id:            # else the first restart would not be seen as one
+                self.look(now)
             return now
         if now >= self._next_look and (self._written > self._safe or not self._run_id):
             self.look(now)

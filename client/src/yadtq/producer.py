@@ -95,6 +95,14 @@ class ClearNumbers:
         self._numbers = numbers
 
 
+def tell_ids(error: BaseException, ids: Sequence[str]) -> None:
+    """Have what broke a submission off say which tasks are concerned: as `task_ids`, and in its traceback."""
+    error.task_ids = tuple(ids)             # type: ignore[attr-defined]
+    shown = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    error.add_note(f"{len(ids)} submissions were broken off; they may or may not run, and submitting them again with "
+                   f"the same task_id is safe: {shown} (all are in `task_ids` of this exception)")
+
+
 class Submitter:
     """Submits for one client; stateless but for the clear numbers, so all threads may use it at once."""
 

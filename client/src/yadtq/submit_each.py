@@ -40,10 +40,12 @@ def submit_each(
 
 
 def _admitted(backlog: Backlog, good: list[Prepared], limit: Limit, errors: dict[str, YADTQError]) -> list[Prepared]:
-    room = backlog.take(len(good), limit)
-    full = backlog.full(1, limit)
-    errors |= dict.fromkeys((one.message.id for one in good[room:]), full)
-    return good[:room]
+    queued = [one for one in good if one.message.due_ms is None]
+    late = queued[backlog.take(len(queued), limit):]
+    if not late:
+        return good
+    errors |= dict.fromkeys((one.message.id for one in late), backlog.full(1, limit))
+    return [one for one in good if one.message.id not in errors]
 
 
 def _own(late: TaskSubmissionTimeout, task_id: str) -> TaskSubmissionTimeout:

@@ -163,8 +163,8 @@ def command(run: Callable[Concatenate[Context, P], int | None]) -> Callable[P, N
             status = run(context, *args, **kwargs)
         except YADTQError as error:
             status = context.fail(error)
-        except KeyboardInterrupt:
-            click.echo(f"{context.program}: interrupted", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo("\n  ".join([f"{context.program}: interrupted", *getattr(stop, "__notes__", ())]), err=True)
             status = exits.INTERRUPTED
         finally:
             context.close()
