@@ -7,12 +7,11 @@ supervisor can use it. Never reads a file or the environment on import: `Setting
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yadtq import config_check
+from yadtq import config_check, config_places
 from yadtq.errors import ConfigurationError
 from yadtq.options import Option, option, options_of, servers, split_server, topic_name
 
@@ -100,7 +99,6 @@ LOG_FORMAT = "auto"
 LOG_FILE = ""
 
 CONFIG_FILE = "/etc/yadtq/yadtq.toml"       # read when it is there and no other file was named
-RUN_DIR = "/run/yadtq"                      # made by systemd (RuntimeDirectory=) or tmpfiles.d
 
 _DAY = 86_400
 
@@ -361,17 +359,8 @@ class Settings:
         mistakes = mistakes or [f"{name}: {text}" for name, text in config_check.mistakes(self)]
         if mistakes:
             raise ConfigurationError("\n".join(mistakes))
-        self._fill_in()
-
-    def _fill_in(self) -> None:
-        """Defaults that depend on the machine, so that every user of Settings sees the same."""
-        folder = None if self.control_socket and self.pid_file else run_dir()
-        if not self.host_name:
-            object.__setattr__(self, "host_name", socket.gethostname())
-        if not self.control_socket:
-            object.__setattr__(self, "control_socket", f"{folder}/yadtqd.sock")
-        if not self.pid_file:
-            object.__setattr__(self, "pid_file", f"{folder}/yadtqd.pid")
+        for name, value in config_places.of_this_machine(self):     # so that every user of Settings sees the same
+            object.__setattr__(self, name, value)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None,
@@ -420,14 +409,6 @@ class Settings:
     def expires_after_s(self) -> float:
         """Age of the last heartbeat from which on a worker counts as expired."""
         return self.heartbeat_interval * self.missed_heartbeats_threshold
-
-
-def run_dir() -> str:
-    """The folder of the control socket and pid file for whoever runs this; nothing is created."""
-    if os.getuid() == 0 or os.path.isdir(RUN_DIR):
-        return RUN_DIR
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return f"{runtime}/yadtq" if runtime else f"/tmp/yadtq-{os.getuid()}"  # noqa: S108 (the daemon checks its owner)
 
 
 OPTIONS: dict[str, Option] = options_of(Settings)
