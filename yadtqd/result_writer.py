@@ -106,7 +106,7 @@ class ResultWriter:
 
     def _obey(self, group: list[Held], answers: list[str], round_: int) -> None:
         done = group
-        over: Collection[Held] = ()     # cancelled between two attempts, or cleared: nothing follows, unless Redis forgets
+        over: Collection[Held] = ()     # cancelled between attempts, or cleared: nothing follows, if Redis keeps it
         if answers.count("DONE") != len(answers):
             if "STALE" in answers:
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {group[0].partition}")
