@@ -1,9 +1,10 @@
 """`yadtqctl`, the operator's command line: asks the yadtqd of this host over its control socket.
 
-`yadtqctl dlq` alone asks nobody here: it is the same as `yadtq dlq`, and talks to Kafka itself.
+`yadtqctl dlq` and `yadtqctl cancel` ask nobody here: they are the same as `yadtq dlq` and `yadtq cancel`, and talk to
+Kafka and Redis themselves.
 
 Exit status: 0 done; 1 the daemon refused; 2 wrong usage; 3 no daemon answers; 4 access denied; 5 no answer in time;
-6 (`status --check`) the daemon answers and is not in good health. `yadtqctl dlq --help` has those of dlq.
+6 (`status --check`) the daemon answers and is not in good health. `yadtqctl dlq --help` has those of dlq and cancel.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from yadtq.cli.cancelling import cancel
 from yadtq.cli.dlq import dlq
 from yadtq.errors import AccessDenied, ConfigurationError, ControlError, ControlTimeout, DaemonNotRunning
 from yadtqd.control_client import ControlClient
@@ -225,6 +227,7 @@ def completion(shell: str) -> None:
 
 
 main.add_command(dlq)
+main.add_command(cancel)
 
 
 def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:

@@ -90,7 +90,7 @@ def test_cancel_and_clear(yadtq):
     task_id = yadtq("submit", "addition", "1").strip()
     yadtq("result", task_id, "--timeout", "0.1", status=exits.TIMEOUT)
     assert yadtq("cancel", task_id) == f"{task_id}  CONFIRMED\n"
-    assert yadtq.json("cancel", task_id) == [{"id": task_id, "answer": "ENDED"}]
+    assert yadtq.json("cancel", task_id)["answers"] == {task_id: "ENDED"}
     yadtq("result", task_id, status=exits.TASK_FAILED)
     yadtq("clear", status=exits.REFUSED, stdin="n\n")
     yadtq("clear", status=exits.REFUSED)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.played_worker import PlayedWorker
 from yadtq import TaskStatus, YADTQClient
-from yadtq.client import CancelAnswer
+from yadtq.cancelling import CancelAnswer
 from yadtq.config import Settings
 from yadtq.errors import (
     BatchRefused,

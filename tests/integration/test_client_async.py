@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.played_worker import PlayedWorker
 from yadtq import AsyncYADTQClient, TaskStatus
-from yadtq.client import CancelAnswer
+from yadtq.cancelling import CancelAnswer
 from yadtq.errors import (
     BatchRefused,
     ClientClosed,

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from yadtq import TaskStatus, task
-from yadtq.client import CancelAnswer
+from yadtq import TaskStatus, current_task, task
+from yadtq.cancelling import CancelAnswer
 from yadtq.errors import (
     BacklogFull,
     BatchRefused,
@@ -192,6 +192,36 @@ def test_a_group_is_found_and_counted(client):
     assert client.count_tasks(task=double)[TaskStatus.SUCCESS] == 6
     with pytest.raises(InvalidTask, match="not by both"):
         client.count_tasks(task=double, group="import-17")
+
+
+def test_cancelling_many(client):
+    with client.paused():
+        ids = client.submit_tasks([{"task": double, "args": [n], "group": "import-17"} for n in range(5)])
+        other = client.submit_task(double, [1])
+        assert client.cancel_tasks(group="import-17", dry_run=True).confirmed == 5
+        assert client.cancel_tasks(group="import-17", with_ids=True).answers == dict.fromkeys(
+            ids, CancelAnswer.CONFIRMED)
+    assert client.get_result(other, timeout=5) == 2
+    assert {record.status for record in client.get_all_tasks(group="import-17")} == {TaskStatus.CANCELLED}
+
+
+def test_a_handler_sees_that_it_is_cancelled():
+    began = threading.Event()
+
+    def patient() -> None:
+        began.set()
+        for _ in range(500):
+            time.sleep(0.02)
+            current_task().raise_if_cancelled()
+
+    with InMemoryYADTQ({"patient": patient, "about": lambda: current_task().name}) as client:
+        task_id = client.submit_task("patient")
+        assert began.wait(10)
+        assert client.cancel_task(task_id) is CancelAnswer.ASKED
+        with pytest.raises(TaskCancelled):
+            client.get_result(task_id, timeout=10)
+        assert client.get_result(client.submit_task("about"), timeout=5) == "about"
+    assert (current_task().id, current_task().cancel_requested) == ("", False)
 
 
 def test_who_waits_for_a_cleared_task_is_told():

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from yadtq import errors as errors
     from yadtq.aio import AsyncWorkerMonitor, AsyncYADTQClient
     from yadtq.attempts import Attempt
-    from yadtq.client import CancelAnswer, YADTQClient
+    from yadtq.cancelling import CancelAnswer, CancelReport
+    from yadtq.client import YADTQClient
     from yadtq.config import Settings
     from yadtq.dead_letters import DeadLetter, ReplayReport
     from yadtq.errors import (
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     from yadtq.tasks import task
 
 _HOME = {
-    "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "Attempt": "attempts", "CancelAnswer": "client",
-    "ChangeKind": "monitor", "DeadLetter": "dead_letters", "ReplayReport": "dead_letters", "Settings": "config",
+    "AsyncWorkerMonitor": "aio", "AsyncYADTQClient": "aio", "Attempt": "attempts", "CancelAnswer": "cancelling",
+    "CancelReport": "cancelling", "ChangeKind": "monitor", "DeadLetter": "dead_letters",
+    "ReplayReport": "dead_letters", "Settings": "config",
     "TaskError": "task", "TaskOutcome": "results", "TaskRecord": "task", "TaskSpec": "submission",
     "TaskStatus": "task", "WorkerChange": "monitor", "WorkerHealth": "health", "WorkerMonitor": "monitor",
     "WorkersHealth": "health", "YADTQClient": "client", "task": "tasks",
@@ -71,6 +73,7 @@ __all__ = [
     "BacklogFull",
     "BatchRefused",
     "CancelAnswer",
+    "CancelReport",
     "Cancelled",
     "ChangeKind",
     "ClientClosed",

@@ -17,13 +17,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from yadtq.aio_bridge import Batcher, LoopQueueSink, LoopSink, in_loop
+from yadtq.aio_cancelling import AsyncCancelMethods
 from yadtq.aio_dead_letters import AsyncDeadLetterMethods
 from yadtq.backlog import Limit, OnBacklog, limit_of
-from yadtq.client import CancelAnswer, YADTQClient, checked_id
+from yadtq.client import YADTQClient
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
 from yadtq.results import TaskOutcome
-from yadtq.submission import Due, Task, TaskSpec
+from yadtq.submission import Due, Task, TaskSpec, checked_id
 from yadtq.submit_each import submit_each
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, When
@@ -73,7 +74,7 @@ class AsyncWorkerMonitor:
         await self.stop()
 
 
-class AsyncYADTQClient(AsyncDeadLetterMethods):
+class AsyncYADTQClient(AsyncCancelMethods, AsyncDeadLetterMethods):
     """The asyncio front of YADTQClient: the same methods and parameters, awaited.
 
     The constructor takes what YADTQClient takes, and never blocks: `async with` connects (unless `connect=False`), else
@@ -286,15 +287,6 @@ class AsyncYADTQClient(AsyncDeadLetterMethods):
         return await self._in_thread(bind(self._client.count_tasks, task=task, group=group))
 
     # ---- changing tasks ---------------------------------------------------------------------------------------------
-    async def cancel_task(self, task_id: str) -> CancelAnswer:
-        """Cancel a task; see YADTQClient.cancel_task.
-
-        Example:
-            >>> await client.cancel_task(task_id)
-            <CancelAnswer.CONFIRMED: 'CONFIRMED'>
-        """
-        return await self._in_thread(bind(self._client.cancel_task, task_id))
-
     async def clear_all_tasks(self) -> int:
         """Clear everything; see YADTQClient.clear_all_tasks.
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from yadtq.backlog import Limit, OnBacklog, limit_of
 from yadtq.clearing import clear_all_tasks
+from yadtq.client_cancelling import CancelMethods
 from yadtq.client_dead_letters import DeadLetterMethods
 from yadtq.config import Settings
 from yadtq.connections import Connections, Opener, RealOpener
-from yadtq.errors import BatchRefused, ConfigurationError, InvalidTask, TaskSubmissionTimeout, YADTQError
+from yadtq.errors import BatchRefused, ConfigurationError, TaskSubmissionTimeout, YADTQError
 from yadtq.partitioning import Partitioner
 from yadtq.producer import ClearNumbers, Submitter, tell_ids
 from yadtq.results import Results, TaskOutcome
-from yadtq.submission import Due, Prepared, Preparer, Stamp, Task, TaskSpec
+from yadtq.submission import Due, Prepared, Preparer, Stamp, Task, TaskSpec, checked_id
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, TasksQuery, When
 
@@ -33,20 +33,7 @@ if TYPE_CHECKING:
     from yadtq.monitor import WorkerChange, WorkerMonitor
 
 
-class CancelAnswer(StrEnum):
-    """What came of a cancel.
-
-    Example:
-        >>> client.cancel_task(task_id) is CancelAnswer.CONFIRMED
-        True
-    """
-
-    CONFIRMED = "CONFIRMED"     # it will not start; its result is TaskCancelled
-    ASKED = "ASKED"             # it is in a worker's hands, or nobody knows it yet: the worker decides
-    ENDED = "ENDED"             # it had ended before
-
-
-class YADTQClient(DeadLetterMethods):
+class YADTQClient(CancelMethods, DeadLetterMethods):
     """A client of YADTQ: submits tasks and gets their results.
 
     `num_partitions` is how many partitions the task topic gets when it is created (default 4, or what the configuration
@@ -317,16 +304,6 @@ class YADTQClient(DeadLetterMethods):
         return self._query.counts(task, group)
 
     # ---- changing tasks ---------------------------------------------------------------------------------------------
-    def cancel_task(self, task_id: str) -> CancelAnswer:
-        """Cancel a task: CONFIRMED if it waits, ASKED if a worker has it (or nobody knows it), ENDED if it has ended.
-
-        Example:
-            >>> client.cancel_task(task_id)
-            <CancelAnswer.CONFIRMED: 'CONFIRMED'>
-        """
-        self._connections.check_open()
-        return CancelAnswer(self._connections.backend.cancel([checked_id(task_id)])[0])
-
     def clear_all_tasks(self) -> int:
         """Clear everything: all records in Redis and the backlog in Kafka. Returns how many tasks it cleared.
 
@@ -398,10 +375,3 @@ class YADTQClient(DeadLetterMethods):
 def _refusal(refused: Mapping[int, Exception], count: int, what: str) -> str:
     first = min(refused)
     return f"{len(refused)} of {count} tasks are refused and {what}; the first is entry {first}: {refused[first]}"
-
-
-def checked_id(task_id: object) -> str:
-    """A task id as an application gave it; raises InvalidTask for what can't be one."""
-    if not isinstance(task_id, str) or not task_id:
-        raise InvalidTask(f"{task_id!r:.100} is no task id")
-    return task_id

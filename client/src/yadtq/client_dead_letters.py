@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from yadtq.submission import Task
+from yadtq.submission import Task, checked_id
 from yadtq.tasks_query import When
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class DeadLetterMethods:
             >>> client.get_dead_letter(task_id).error.traceback
             'Traceback (most recent call last): ...'
         """
-        from yadtq.client import checked_id
         return self._dead_letters().get(checked_id(task_id))
 
     def replay_dead_letters(

@@ -35,6 +35,7 @@ from yadtq.memory_backend import MemoryBackend
 from yadtq.memory_scheduler import MemoryScheduler
 from yadtq.records import ClaimEntry, FinishEntry
 from yadtq.retry_policy import GiveUp, Wish, decide, limits_of, wish_of, wish_of_code
+from yadtq.running import Cancelled, Interrupted, current_task, enter, leave
 from yadtq.task import (
     TaskError,
     TaskMessage,
@@ -52,6 +53,17 @@ if TYPE_CHECKING:
 
 WORKER_ID = "memory/w0"
 EPOCH = 1
+
+
+class _InHand:
+    """The task that runs, for `current_task`: whether it was cancelled is asked at each look."""
+
+    def __init__(self, message: TaskMessage, backend: MemoryBackend) -> None:
+        self.message, self._backend = message, backend
+
+    @property
+    def cancelled(self) -> bool:
+        return self._backend.cancel_asked([self.message.id])[0]
 
 
 class MemoryWorker:
@@ -157,8 +169,7 @@ class MemoryWorker:
         started_ms = _now_ms()
         self._backend.started(record.partition, EPOCH, [(message.id, message.n, started_ms)], WORKER_ID)
         self._beat("RUNNING", message, started_ms)
-        result, error, wish = self._attempt(message)
-        end, error, history = self._judge(message, error, wish, started_ms)
+        end, result, error, history = self._run_attempt(message, started_ms)
         self._done, self._failed = self._done + (end == "OK"), self._failed + (end == "KO")
         self._beat("RUNNING")
         answer = self._backend.finish(record.partition, EPOCH, [FinishEntry(
@@ -175,6 +186,18 @@ class MemoryWorker:
             else:                                       # in place: what comes after it with the same key waits
                 return record._replace(value=again)
         return None
+
+    def _run_attempt(self, message: TaskMessage, started_ms: int) -> tuple[str, bytes, bytes, bytes]:
+        """How it ended (OK, KO, R or CX), value, error, and the history for the next attempt."""
+        token = enter(_InHand(message, self._backend))
+        try:
+            result, error, wish = self._attempt(message)
+        except Cancelled:
+            return "CX", b"", b"", b""
+        finally:
+            leave(token)
+        end, error, history = self._judge(message, error, wish, started_ms)
+        return end, result, error, history
 
     def _judge(self, message: TaskMessage, error: bytes, wish: Wish | None,
                started_ms: int) -> tuple[str, bytes, bytes]:
@@ -203,8 +226,10 @@ class MemoryWorker:
         try:
             value = _call(task_type, args, kwargs)
         except BaseException as raised:               # the application's own: its task ends with it
-            if self._thread is None and not isinstance(raised, (Exception, SystemExit)):
+            if self._thread is None and not isinstance(raised, (Exception, SystemExit, Interrupted)):
                 raise                                   # inline: Ctrl-C, or a test framework's verdict
+            if isinstance(raised, Cancelled) and current_task().cancel_requested:
+                raise
             mismatch = refused_arguments(task_type, raised, args, kwargs) if isinstance(raised, TypeError) else None
             failure = mismatch or raised
             return b"", encode_error(from_exception(failure)), wish_of(failure, task_type)

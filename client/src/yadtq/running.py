@@ -51,8 +51,13 @@ class Cancelled(Interrupted):
 class InHand(Protocol):
     """What a worker keeps of a task that it runs."""
 
-    message: TaskMessage
-    cancelled: bool
+    @property
+    def message(self) -> TaskMessage:
+        """The message of the attempt."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a cancel is known to have been asked for since it began."""
 
 
 class CurrentTask:
@@ -107,7 +112,8 @@ class CurrentTask:
 
 
 _running: ContextVar[InHand | None] = ContextVar("yadtq_running", default=None)
-enter = _running.set                    # (InHand): a worker is about to run its handler here
+enter = _running.set                    # (InHand): a worker is about to run its handler here. -> for `leave`
+leave = _running.reset                  # it has ended, and this thread goes on with something else than tasks
 
 
 def current_task() -> CurrentTask:

@@ -281,3 +281,10 @@ def _due_ms(delay_s: object, due: object, now_ms: int) -> int | None:
     if due_ms - now_ms > _LONGEST_DELAY_S * 1000:
         raise InvalidTask(f"due may lie at most {_LONGEST_DELAY_S:,} s ahead; {due!r} is a Unix time in seconds?")
     return due_ms if due_ms > now_ms else None
+
+
+def checked_id(task_id: object) -> str:
+    """A task id as an application gave it to ask about its task; raises InvalidTask for what can't be one."""
+    if not isinstance(task_id, str) or not task_id:
+        raise InvalidTask(f"{task_id!r:.100} is no task id")
+    return task_id

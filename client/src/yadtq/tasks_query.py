@@ -93,6 +93,11 @@ class TasksQuery:
             if cursor is None:
                 return
 
+    def admitted(self, chosen: Selection, page: Sequence[str]) -> list[str]:
+        """Those of a page that are of a type that is meant."""
+        records = self._connections.backend.read(page, values=False)
+        return [one for one, raw in zip(page, records, strict=True) if raw is not None and chosen.admits(raw.task)]
+
     def counts(self, task: Task | Sequence[Task] | None = None, group: str | None = None) -> dict[TaskStatus, int]:
         """How many tasks there are, per state; every state is there."""
         chosen = selection(None, task, group, None, None)

@@ -15,7 +15,7 @@ from yadtq.cli.context import Context
 
 _COMMANDS = {
     "submit": ("submitting", "submit"), "result": ("results", "result"), "status": ("tasks", "status"),
-    "tasks": ("tasks", "tasks"), "cancel": ("tasks", "cancel"), "clear": ("tasks", "clear"),
+    "tasks": ("tasks", "tasks"), "cancel": ("cancelling", "cancel"), "clear": ("tasks", "clear"),
     "dlq": ("dlq", "dlq"),
     "workers": ("workers", "workers"), "version": ("about", "version_command"), "completion": ("about", "completion"),
 }

@@ -1,4 +1,4 @@
-"""`yadtq status`, `tasks`, `cancel` and `clear`: looking at tasks, and taking them back."""
+"""`yadtq status`, `tasks` and `clear`: looking at tasks, and clearing them."""
 from __future__ import annotations
 
 import time
@@ -93,24 +93,6 @@ def tasks(context: Context, /, statuses: tuple[str, ...], names: tuple[str, ...]
         _print_table(context, records)
     else:
         click.echo("no tasks")
-
-
-@click.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@command
-def cancel(context: Context, /, ids: tuple[str, ...]) -> None:
-    """Cancel tasks. CONFIRMED: it will not start; ASKED: a worker has it and decides; ENDED: it had ended.
-
-    \b
-    Example:
-      yadtq cancel 0198c5d2-9f6a-7b3c-8d4e-5f6071829304
-    """
-    answers = {task_id: context.client.cancel_task(task_id) for task_id in ids}
-    if context.json:
-        context.print_json([{"id": task_id, "answer": answer.value} for task_id, answer in answers.items()])
-    else:
-        for task_id, answer in answers.items():
-            click.echo(f"{task_id}  {answer.value}")
 
 
 @click.command()
