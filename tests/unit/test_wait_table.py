@@ -154,3 +154,21 @@ def test_sinks_hand_over():
     assert queue.wait(0.0)
     assert queue.take() == ("a", OK)
     assert not queue.wait(0.0)
+
+
+def test_a_redis_that_comes_and_goes_does_not_fill_the_memory(table):
+    """Each time all ids are looked at, and each look is noted anew."""
+    ids = [f"t{n}" for n in range(2000)]
+    table.add(ids, Told(), 0.0)
+    for flap in range(200):
+        table.look_again()
+        while table.due(flap * 0.01, 500):
+            pass
+    assert len(table._queue) <= 2 * len(ids) + 1000 + 500
+    table.ended("t5", OK)
+    seen: list[str] = []
+    while portion := table.due(50.0, 500):
+        seen += portion
+        if len(seen) >= 1999:
+            break
+    assert sorted(seen) == sorted(set(ids) - {"t5"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -17,6 +18,9 @@ from yadtq.monitor import WorkerChange
 from yadtq.sinks import ManySink
 from yadtq.wait_table import Outcome
 
+log = logging.getLogger(__name__)
+
+MOST_CALLBACKS = 1000       # of a monitor that are under way: a coroutine that never ends must not fill the memory
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -128,6 +132,10 @@ def in_loop(callback: Callable[[WorkerChange], Awaitable[Any] | object],
     running: set[asyncio.Task[Any]] = set()         # the loop itself keeps only weak references
 
     def call(change: WorkerChange) -> None:
+        if len(running) >= MOST_CALLBACKS:
+            log.warning("a change among the workers is not told: %d calls of the callback have not ended: %s",
+                        len(running), change.message)
+            return
         answer = callback(change)
         if inspect.iscoroutine(answer):
             task = loop.create_task(answer)

@@ -154,6 +154,8 @@ class WaitTable:
                 if wait is not None:
                     wait.check_at = now + self._recheck_s
                     self._queue.append((wait.check_at, task_id))
+            if len(self._queue) > 2 * len(self._waits) + 1000:     # of a Redis that comes and goes, all ids each time
+                self._compact()
             return found
 
     def next_due(self, now: float, at_most: float) -> float:
