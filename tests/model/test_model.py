@@ -6,7 +6,9 @@ the long scenarios as well.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,21 @@ def test_it_comes_out_as_it_should(one: Check) -> None:
 def test_each_rule_is_missing_somewhere(rules: type[Any]) -> None:
     missed = {name for one in CHECKS if one.what == LACK for name in one.off}
     assert set(rules._fields) <= missed
+
+
+def test_the_page_of_the_protocol_names_every_rule_and_only_tests_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "protocol.md").read_text()
+    rules = {name for one in (Rules, poison.Rules, wheel.Rules, keyed.Rules) for name in one._fields}
+    assert [name for name in sorted(rules - {"claim", "killed_first"}) if f"`{name}`" not in page] == []
+    file, missing = "", []
+    for reference in re.findall(r"`((?:[a-z]+/test_[a-z_]+\.py)?(?:::test_[a-z_0-9]+)?)`", page):
+        path, _, test = reference.partition("::")
+        file = path or file
+        text = (root / "tests" / file).read_text() if reference and (root / "tests" / file).is_file() else ""
+        if reference and f"def {test}(" not in text and (test or not text):
+            missing.append(reference)
+    assert missing == []
 
 
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
