@@ -65,7 +65,7 @@ class GroupMember:
             kafka.KafkaConsumer, settings, group_id=self._group, group_instance_id=settings.host_name,
             partition_assignment_strategy=[CooperativeStickyAssignor], enable_auto_commit=False,
             auto_offset_reset="earliest", session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(session_ms // 5, 100), max_poll_interval_ms=int(self._hand_over_s * 1000),
+            heartbeat_interval_ms=max(session_ms // 7, 100), max_poll_interval_ms=int(self._hand_over_s * 1000),
             metadata_max_age_ms=NEW_PARTITIONS_MS, **self._options)
         consumer.partitions_for_topic(self._topic)      # else it joins, gets nothing, and joins again
         consumer.subscribe([self._topic], listener=_listener(consumer, self.events, pause=not self._reads))

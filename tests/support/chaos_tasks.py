@@ -1,27 +1,22 @@
 """Task types of the chaos run: each run of a handler writes down its begin and end, and its result is its own name.
 
 Workers import this module (`tasks = ["tests.support.chaos_tasks"]`); HISTORY_FILE in their environment names the file.
-The first argument is always the task's id. Nothing of YADTQ is changed: what runs a handler is only listened to, so
-that the handler learns which attempt it is.
-"""
+The first argument is always the task's id."""
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import signal
-import sys
 import time
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tests.support.history import Ended, Journal, Started, now
+from yadtq.running import current_task
 from yadtq.tasks import task
 
 HISTORY_FILE = "HISTORY_FILE"           # names of environment variables
 HOST = "HISTORY_HOST"
-_attempt: contextvars.ContextVar[int] = contextvars.ContextVar("attempt", default=-1)
 _journal = Journal(os.environ.get(HISTORY_FILE, os.devnull))
 
 
@@ -34,10 +29,16 @@ def _worker(pid: int) -> str:
     return f"{os.environ.get(HOST, '?')}/{Path('/proc/self/comm').read_text().strip()}"
 
 
+def attempt() -> int:
+    """Which attempt runs here; -1 when nobody knows."""
+    current = current_task()
+    return current.attempt if current.id else -1
+
+
 def begin(id_: str) -> str:
     """Write down that a run has begun; its name."""
     pid, run = os.getpid(), f"{os.getpid()}-{time.monotonic_ns()}"
-    _journal.write(Started(id=id_, run=run, attempt=_attempt.get(), pid=pid, worker=_worker(pid), at=now(),
+    _journal.write(Started(id=id_, run=run, attempt=attempt(), pid=pid, worker=_worker(pid), at=now(),
                            wall_ms=time.time_ns() // 1_000_000))
     return run
 
@@ -73,7 +74,7 @@ def isolated(id_: str, seconds: float = 0.0) -> str:
 def failing(id_: str, fails: int) -> str:
     """Its first `fails` attempts fail."""
     run = begin(id_)
-    if _attempt.get() < fails:
+    if attempt() < fails:
         end(id_, run, "raised")
         raise ChaosError(run)
     return end(id_, run)
@@ -99,22 +100,3 @@ def stubborn(id_: str, seconds: float) -> str:
         except BaseException:       # that is the point
             continue
     return end(id_, run)
-
-
-def _listen() -> None:
-    """Let handlers know their attempt: wraps what calls them, in a worker and in an isolated child."""
-    for name in ("processor", "isolated_child", "task_pool"):
-        module = sys.modules.get(f"yadtqd.{name}")
-        if module is not None and not hasattr(module.run_body, "told"):
-            module.run_body = _telling(module.run_body)     # type: ignore[attr-defined]
-
-
-def _telling(run_body: Any) -> Any:
-    def told(task_type: Any, message: Any, limit: int, call: Any) -> Any:
-        _attempt.set(message.n)
-        return run_body(task_type, message, limit, call)
-    told.told = True                                        # type: ignore[attr-defined]
-    return told
-
-
-_listen()

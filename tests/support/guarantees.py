@@ -32,7 +32,8 @@ class Rules:
     harmless: frozenset[str] = frozenset()                      # kinds of faults that make nothing run again
     aftermath_s: float = 20.0           # how long after a fault something may run again because of it
     freezes: frozenset[str] = frozenset({"host_freeze"})        # kinds of faults in which nobody can kill a body
-    killers: frozenset[str] = frozenset({"poison"})             # kinds of tasks that take their process down
+    killers: frozenset[str] = frozenset({"poison"})             # kinds of tasks that take their process down,
+    disturbers: frozenset[str] = frozenset({"hard_timeout", "soft_timeout", "stopped"})     # ... and their neighbours
     max_crashes: int = 3                # how often such a task may do so while it is alone
     due_early_ms: int = 2               # what a due time was rounded by
     expires_late_ms: int = 1000         # how long a claimed task may lie before it starts
@@ -67,7 +68,7 @@ class Checked:
         """Prepare the look-ups."""
         faults = [(f.begun, f.at + rules.aftermath_s) for f in history.faults if f.kind not in rules.harmless]
         deaths = [(s.at, s.at + rules.aftermath_s) for task in history.tasks.values()
-                  if task.kind in rules.killers for s in task.starts]
+                  if task.kind in rules.killers | rules.disturbers for s in task.starts]
         return cls(history, rules, sorted(f.begun for f in history.faults if f.kind in rules.redis_losses),
                    sorted(faults), sorted(deaths),
                    sorted((f.begun, f.at) for f in history.faults if f.kind in rules.freezes))

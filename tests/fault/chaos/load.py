@@ -59,10 +59,21 @@ KINDS: dict[str, Kind] = {
     "quick": Kind("chaos.run", 0.79, lambda rng: []),
     "slow": Kind("chaos.run", 0.03, lambda rng: [round(rng.uniform(0.02, 0.2), 3)]),
     "async": Kind("chaos.async", 0.06, lambda rng: [round(rng.uniform(0.0, 0.5), 3)]),
-    "failing": Kind("chaos.fail", 0.05, lambda rng: [99], ("TASK_FAILED",)),
+    "failing": Kind("chaos.fail", 0.03, lambda rng: [99], ("TASK_FAILED",)),
+    "retrying": Kind("chaos.fail", 0.02, lambda rng: [rng.randint(1, 2)],
+                     options=lambda rng: {"max_retries": 3, "retry_backoff_s": 0.2}),
+    "given_up": Kind("chaos.fail", 0.005, lambda rng: [99], ("TASK_FAILED",),
+                     lambda rng: {"max_retries": 1, "retry_backoff_s": 0.1}),
+    "delayed": Kind("chaos.run", 0.03, lambda rng: [],
+                    options=lambda rng: {"due": round(time.time() + rng.uniform(0.2, 15), 3)}),
+    "unscheduled": Kind("chaos.run", 0.01, lambda rng: [], ("SUCCESS", "CANCELLED"),
+                        lambda rng: {"due": round(time.time() + rng.uniform(0.2, 10), 3)}, cancel=True),
+    "expiring": Kind("chaos.run", 0.01, lambda rng: [], ("SUCCESS", "TASK_EXPIRED"),
+                     lambda rng: {"expires_s": round(rng.uniform(1, 8), 1)}),
     "isolated": Kind("chaos.isolated", 0.02, lambda rng: [0.0]),
     "cancelled": Kind("chaos.run", 0.05, lambda rng: [0.01], ("SUCCESS", "CANCELLED"), cancel=True),
     "poison": Kind("chaos.poison", 0, lambda rng: [rng.choice(["exit", "SIGSEGV", "SIGKILL"])], ("TASK_CRASHED",)),
+    "stopped": Kind("chaos.run", 0, lambda rng: [8.0], ("SUCCESS", "CANCELLED"), cancel=True),
     "soft_timeout": Kind("chaos.run", 0, lambda rng: [20.0], ("TASK_TIMEOUT",),
                          lambda rng: {"timeout_s": 0.5, "grace_s": 5}),
     "hard_timeout": Kind("chaos.stubborn", 0, lambda rng: [20.0], ("TASK_HARD_TIMEOUT",),
@@ -173,7 +184,9 @@ class Load:
             outcome = "accepted" if id_ in accepted else "unknown" if id_ in unknown else "refused"
             self.journal.write(Submitted(
                 id=id_, kind=name, called=called, at=at, outcome=outcome, key=entry.get("key", ""),
-                max_retries=entry.get("max_retries") or 0, expect=kind.expect))
+                max_retries=entry.get("max_retries") or 0, expect=kind.expect,
+                due_ms=round(entry.get("due", 0) * 1000),
+                expires_ms=int((time.time() + entry["expires_s"]) * 1000) if "expires_s" in entry else 0))
             if outcome == "accepted":
                 taken.append(id_)
                 if kind.cancel:
