@@ -237,6 +237,8 @@ class Processor:
 
     def _wait_for_lease(self) -> bool:
         """The lease is over: begin nothing until membership is certain again, or we are stopped."""
+        if self._drain_until:
+            return False                            # asked for each task that still lies claimed: say nothing
         log.warning("this host's place in the consumer group is not certain: no task is begun until it is")
         self.writer.flush()
         while not self._drain_until:

@@ -1,6 +1,6 @@
 """The first fault suite: real processes, a real Kafka, a real Redis, and what goes wrong with them.
 
-Each test submits work, breaks something while it runs, and then asks the history (tests/support/guarantees.py) whether
+Each test submits work, breaks something while it runs, and then asks the history (tests/support/recorded.py) whether
 the promises held. Run on both transports.
 """
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.support.daemon import Daemon, alive, wait_for
-from tests.support.guarantees import History, broken_promises
+from tests.support.recorded import History, broken_promises
 from tests.support.services import KafkaServer, RedisServer
 from yadtq import TaskStatus, YADTQClient
 from yadtq.errors import TaskHardTimeout, TaskTimeout, YADTQError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import Daemon, wait_for
-from tests.support.guarantees import History, broken_promises
+from tests.support.recorded import History, broken_promises
 from yadtq import YADTQClient
 from yadtq.dead_letter import decode_dead_letter
 from yadtq.errors import TaskCrashed, TaskFailed

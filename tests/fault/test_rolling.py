@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.daemon import Daemon, wait_for
-from tests.support.guarantees import History
+from tests.support.recorded import History
 from tests.support.steady_load import SteadyLoad
 from yadtq import YADTQClient
 from yadtqd.control_client import ControlClient

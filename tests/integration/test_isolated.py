@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guarantees import History
 from tests.support.queue_user import QueueUser
+from tests.support.recorded import History
 from tests.support.role_host import RoleHost, until
 from yadtq.config import Settings
 from yadtq.result_backend import ClaimEntry
