@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -130,10 +131,9 @@ def test_never_early_hardly_late_and_in_order(quick: Settings, transport: str) -
         fired.wait(len(ids))
         late = sorted(fired.at[one][0] - delayer.due[one] for one in ids)
         assert late[0] >= 0
-        assert late[-1] < 10_000                        # a busy machine; figures are in docs/performance.md
-        order = sorted(ids, key=lambda one: delayer.due[one])
-        in_order = sum(fired.order[n] == one for n, one in enumerate(order))
-        assert in_order > 250                           # all but those that were due at once or in one millisecond
+        assert late[-1] < 20_000                        # a busy machine; figures are in docs/performance.md
+        swapped = sum(delayer.due[one] > delayer.due[other] for one, other in pairwise(fired.order))
+        assert swapped < 60                             # in order, but for what was due at once or on a starved machine
         assert [len(fired.at[one]) for one in ids] == [1] * len(ids)
         host.kill("scheduler", signal.SIGTERM)
         assert host.status("scheduler") == Exit.OK
