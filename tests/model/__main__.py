@@ -1,7 +1,7 @@
 """`python -m tests.model`: check the delivery protocol, scenario by scenario, and say what was found.
 
     python -m tests.model                   the short form, which also runs with the tests
-    python -m tests.model --full            everything: some minutes, and up to 1 GB of memory
+    python -m tests.model --full            everything: some minutes, 200 MB
     python -m tests.model --only expiry     the checks with this in their name
     python -m tests.model --trace           with the shortest way to what breaks, step by step
 
