@@ -154,3 +154,10 @@ def isolated_stubborn(path: str) -> str:
 def about() -> list[object]:
     now = current_task()
     return [now.id, now.name, now.attempt, now.group, now.cancel_requested]
+
+
+@task("c.hold")
+def hold(path: str) -> int:
+    """Keeps the interpreter from every other thread of its process."""
+    _note(path, "begin")
+    return sum(range(10**11))
