@@ -243,8 +243,8 @@ class Settings:
         TASK_TIMEOUT, "Soft time-out of an attempt, unless its type or submission has its own; it raises an exception "
         "in the handler.", used_by="supervisor, worker", unit="s", low=0.01, high=30 * _DAY)
     task_timeout_grace_s: float = option(
-        TASK_TIMEOUT_GRACE_S, "How long after the soft time-out, or a cancel, the worker is killed (hard = soft + grace); "
-        "enough to close what was open.", used_by="supervisor, worker", unit="s", low=0, high=_DAY)
+        TASK_TIMEOUT_GRACE_S, "How long after the soft time-out, or a cancel, the worker is killed (hard = soft + "
+        "grace); enough to close what was open.", used_by="supervisor, worker", unit="s", low=0, high=_DAY)
     worker_threads: int = option(
         WORKER_THREADS, "Tasks that one worker runs at a time; more than 1 helps handlers that wait. Soft time-outs "
         "reach the main thread only.", used_by="worker", low=1, high=1024)
