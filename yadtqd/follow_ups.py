@@ -20,7 +20,7 @@ import msgspec
 from yadtq.attempts import Attempt, with_attempt
 from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
 from yadtq.delayed import DelayedTask, encode_delayed
-from yadtq.errors import InvalidMessage, TaskCrashed, TaskNotRegistered
+from yadtq.errors import InvalidMessage, TaskCrashed, TaskExpired, TaskNotRegistered
 from yadtq.result_backend import FinishEntry
 from yadtq.retry_policy import RetryAt, decide, limits_of, wish_of_code
 from yadtq.task import TaskError, TaskMessage, decode_error, encode_error, encode_message
@@ -81,7 +81,7 @@ class FollowUps:
             kept = encode_error(msgspec.structs.replace(error, history=history))
             entry = self._entry(held, RETRY, started_ms, ended_ms, b"", kept, decision.due_ms)
             return entry, self.retry(held, history, decision.due_ms)
-        if decision.retries_allowed or m.n > 0:
+        if (decision.retries_allowed and error.code != TaskExpired.code) or m.n > 0:     # as a claim ends it
             log.warning("%s failed for good (%s): %s", m.task, error.error_type or error.code, decision.reason)
             error = msgspec.structs.replace(error, given_up=True)
         kept = encode_error(msgspec.structs.replace(error, history=m.history) if m.history else error)

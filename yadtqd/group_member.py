@@ -97,6 +97,11 @@ class GroupMember:
             return question(*arguments, **named)
         except errors.FencedInstanceIdError:
             raise self._fenced() from None
+        except errors.KafkaTimeoutError as error:
+            # The library (3.0.12) asks a broker that says that it leads a partition no more again and again, until its
+            # metadata is renewed by age: for half a minute nobody would work on what we were given.
+            self.consumer._cluster.request_update()
+            raise from_kafka_python(error) from error
         except errors.KafkaError as error:
             raise from_kafka_python(error) from error
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from yadtq.errors import TaskHardTimeout, TaskNotRegistered
+from yadtq.errors import TaskExpired, TaskHardTimeout, TaskNotRegistered
 from yadtq.log import context
 from yadtq.running import enter
 from yadtqd.body import CANCELLED, Deadlines, Outcome, deadlines, refused, run_body, timed_out
@@ -121,7 +121,7 @@ class Processor:
         if now_ns - held.looked_ns > LAY_NS:
             self.canceller.unwanted([held], now_ns)
         return (held.claim_round == self._ledger.round and self.lease_holds() and not self._too_late()
-                and not held.cancelled)
+                and not held.cancelled and not _expired(held))
 
     def _too_late(self) -> bool:
         return self._drain_until > 0 and time.monotonic() >= self._drain_until
@@ -177,10 +177,13 @@ class Processor:
             self._one(held)                         # what forbade it is looked at anew
 
     def _ended_before(self, held: Held) -> Outcome | None:
-        """How it ends without being run: it was cancelled since it was claimed, or its last worker killed over it."""
+        """How it ends without being run: it was cancelled or expired since it was claimed, or its last worker killed
+        over it."""
         message = held.message
         if held.cancelled:
             return CANCELLED
+        if _expired(held):
+            return refused(TaskExpired())
         if self._hard_timed_out and (held.partition, held.offset, _as_in_slot(message.id),
                                      message.n) in self._hard_timed_out:
             return refused(TaskHardTimeout(f"{message.task} ran past its hard time-out, and its worker was killed"))
@@ -255,6 +258,12 @@ class Processor:
                 return False
             time.sleep(LEASE_POLL_S)
         return True
+
+
+def _expired(held: Held) -> bool:
+    """The claim looks at this too; what is claimed may lie for long behind a slow task, or while the lease is over."""
+    expires_ms = held.message.expires_ms
+    return expires_ms is not None and time.time_ns() > expires_ms * 1_000_000
 
 
 def _as_in_slot(task_id: str) -> str:

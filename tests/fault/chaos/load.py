@@ -35,7 +35,6 @@ from yadtq.errors import (
 )
 from yadtq.task import new_task_id
 
-MOST_OPEN = 4000
 BATCHES_A_S = 4
 KEYS = 8
 COLLECTORS = 6
@@ -83,13 +82,14 @@ KEYED = Kind("chaos.run", 0, lambda rng: [round(rng.uniform(0.0, 0.02), 3)])
 
 
 class Load:
-    """`rate` tasks a second; `rare_s` between two tasks of the rare kinds."""
+    """`rate` tasks a second, while less than `most_open` are open; `rare_s` between two tasks of the rare kinds."""
 
-    def __init__(self, settings: Settings, folder: Path, seed: int, rate: float, rare_s: float) -> None:
+    def __init__(self, settings: Settings, folder: Path, seed: int, rate: float, rare_s: float,
+                 most_open: int) -> None:
         self.client = YADTQClient(settings=settings, connect_timeout_s=60)
         self.reader = YADTQClient(settings=settings, connect_timeout_s=60)
         self.small = YADTQClient(settings=settings.replace(max_in_flight=500), connect_timeout_s=60)
-        self.folder, self.rate, self.rare_s = folder, rate, rare_s
+        self.folder, self.rate, self.rare_s, self.most_open = folder, rate, rare_s, most_open
         self.journal = Journal(folder / "load.events")
         self.rng = random.Random(f"{seed}/load")
         self.stopping = threading.Event()       # submit nothing more
@@ -141,7 +141,7 @@ class Load:
             self._submit([self._entry(name, kind)])
 
     def _pause(self, until: float) -> None:
-        while not self.stopping.is_set() and (time.monotonic() < until or self.open > MOST_OPEN):
+        while not self.stopping.is_set() and (time.monotonic() < until or self.open > self.most_open):
             time.sleep(0.005)
 
     def _entry(self, name: str, kind: Kind, **more: Any) -> tuple[str, Kind, dict[str, Any]]:
@@ -328,7 +328,7 @@ def main() -> None:
     """`python -m tests.fault.chaos.load CONFIG.json`, until its standard input ends."""
     config = json.loads(Path(sys.argv[1]).read_text())
     load = Load(Settings(**config["settings"]), Path(config["folder"]), config["seed"], config["rate"],
-                config["rare_s"])
+                config["rare_s"], config["most_open"])
     load.start()
 
     def tell() -> None:
