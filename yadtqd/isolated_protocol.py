@@ -20,6 +20,7 @@ from yadtq.errors import YADTQError
 
 INLINE = 65_536             # bytes: a larger payload goes by memfd, since a packet is bounded by the socket's buffer
 MUTE = 70                   # exit status of a child that could not say how its attempt ended
+MEMFD = 256 << 20           # more than any message or result may have
 PACKET = 131_072            # more than any packet of ours
 
 
@@ -114,5 +115,7 @@ def _read_all(fd: int) -> bytes:
     size = os.fstat(fd).st_size
     if size == 0:
         return b""
+    if size > MEMFD:        # it takes no memory while nobody has written to it: a size alone proves nothing
+        raise IsolatorGone(f"a payload of {size:,} bytes is larger than {MEMFD:,}")
     with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
         return bytes(memory)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(180)]
-OPTIONS = {"num_partitions": 4, "heartbeat_interval": 0.5, "kafka_session_timeout_ms": 6000, "drain_timeout_s": 20}
+OPTIONS = {"num_partitions": 4, "max_workers": 2, "heartbeat_interval": 0.5, "kafka_session_timeout_ms": 6000,
+           "drain_timeout_s": 20}
 
 
 @pytest.fixture(params=["librdkafka", "kafka-python"])
@@ -94,7 +95,7 @@ def command(daemon: Daemon, name: str, **args: Any) -> None:
 
 def test_children_and_then_the_daemon_are_restarted_under_load(scene: Scene) -> None:
     daemon = scene.daemon()
-    daemon.wait_running(4)
+    daemon.wait_running(2)
     scene.load.start()
     scene.in_full_swing()
     before = pids(daemon)
@@ -105,7 +106,7 @@ def test_children_and_then_the_daemon_are_restarted_under_load(scene: Scene) -> 
     assert daemon.end() == 0
     stopped_s = time.monotonic() - begun
     daemon.start()
-    daemon.wait_running(4)
+    daemon.wait_running(2)
     scene.in_full_swing(50)
     history = scene.check()
     print(f"{len(history.ends)} tasks, none interrupted; the daemon drained in {stopped_s:.1f} s")

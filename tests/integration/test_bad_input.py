@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from tests.fuzz.mutation import mutated
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import NOW_MS, TARGETS
 from tests.support.queue_user import QueueUser
 from tests.support.role_host import RoleHost, until
 from yadtq import YADTQClient, codec
 from yadtq.config import Settings
-from yadtq.dead_letter import decode_dead_letter
+from yadtq.dead_letter import DeadLetterMessage, decode_dead_letter, encode_dead_letter
 from yadtq.delayed import SHORT, DelayedTask, encode_delayed
 from yadtq.errors import InvalidMessage, UnsupportedVersion
 from yadtq.heartbeat import Heartbeat, encode_heartbeat
@@ -190,3 +190,20 @@ def test_the_heartbeat_topic(quick: Settings, user: QueueUser, rng: random.Rando
         with client.monitor_workers(lambda change: None, interval_s=0.1) as monitor:
             assert monitor.workers
 
+
+def test_the_dead_letter_topic(quick: Settings, user: QueueUser, rng: random.Random) -> None:
+    """Who lists the dead letters passes over what is none."""
+    topic = quick.kafka_dead_letter_topic
+    poison = user.message("addition", 1, 2)
+    for number in range(COUNT):
+        user.producer.send(topic, 0, mutated(TARGETS["dead_letter"].seeds, rng))
+        if number == COUNT // 2:
+            user.producer.send(topic, 0, encode_dead_letter(DeadLetterMessage(
+                id=poison.id, task="addition", code="TASK_CRASHED", message="m", partition=0, offset=0, worker="a/w0",
+                dead_ms=NOW_MS, original=encode_message(poison))), poison.id.encode())
+    assert user.producer.flush(20) == 0
+    tombstone(quick, topic, 0)
+    with YADTQClient(settings=quick) as client:
+        found = list(client.dead_letters())
+        assert poison.id in {letter.id for letter in found}
+        assert client.get_dead_letter(poison.id).code == "TASK_CRASHED"

@@ -4,7 +4,9 @@ What a longer run has found stands in FOUND for good.
 """
 from __future__ import annotations
 
+import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import TARGETS
+from yadtqd import isolated_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 0.7
@@ -60,6 +63,17 @@ def test_the_old_tricks(name: str, data: bytes) -> None:
 @pytest.mark.parametrize(("name", "data"), FOUND)
 def test_what_was_found(name: str, data: bytes) -> None:
     TARGETS[name].run(data)
+
+
+def test_a_packet_whose_memfd_claims_to_be_huge() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd = os.memfd_create("huge")
+    with ours, theirs:
+        os.ftruncate(fd, 1 << 50)
+        socket.send_fds(theirs, [b"\x91\xa4kill"], [fd])
+        os.close(fd)
+        with pytest.raises(isolated_protocol.IsolatorGone, match="larger than"):
+            isolated_protocol.receive(ours)
 
 
 def test_the_fuzzer_finds_a_bug_and_tells_how_to_repeat_it() -> None:
