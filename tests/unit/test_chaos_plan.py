@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fault.chaos.figures import memory
+from tests.fault.chaos.figures import faults, memory
 from tests.fault.chaos.plan import KINDS, Step, plan
+from tests.support.history import Fault, History
 
 
 @given(seed=st.integers(0, 2**24), length_s=st.floats(20, 2000))
@@ -62,3 +63,13 @@ def test_drift_is_seen_and_young_processes_are_not_counted(grows: int, drift: fl
     found = memory(samples)["worker"]
     assert found["peak_mb"] == 900
     assert found["drift_percent"] == pytest.approx(drift, abs=2)
+
+
+def test_recoveries_beside_other_faults_are_told_apart() -> None:
+    def kill(begun: float, took_s: float) -> Fault:
+        return Fault(kind="worker_kill", target="w", begun=begun, at=begun + took_s, recovered_s=took_s)
+
+    history = History.of([kill(10, 0.5), kill(30, 2.0), Fault(kind="burst", target="load", begun=31, at=33)])
+    assert faults(history) == {
+        "burst": {"count": 1},
+        "worker_kill": {"count": 2, "recovered_median_s": 1.25, "recovered_slowest_s": 2.0, "alone_slowest_s": 0.5}}

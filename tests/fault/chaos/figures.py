@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.guarantees import Violation, unexcused
-from tests.support.history import ENDS, History
+from tests.support.history import ENDS, Fault, History
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_S = 2.0
+BEFORE_S = 5.0                  # what was mended so shortly before may still be felt
 SETTLED_S = 30.0                # a process younger than that is still growing into its work
 
 
@@ -90,18 +91,27 @@ def tasks(history: History, found: list[Violation]) -> dict[str, Any]:
 
 
 def faults(history: History) -> dict[str, dict[str, Any]]:
-    """Per kind of fault: how many, and the median and the slowest recovery in seconds."""
-    by_kind: dict[str, list[float]] = defaultdict(list)
+    """Per kind of fault: how many, the median and the slowest recovery in seconds, and the slowest of those faults
+    that had nothing else broken beside them."""
+    by_kind: dict[str, list[Fault]] = defaultdict(list)
     for fault in history.faults:
-        by_kind[fault.kind].append(fault.recovered_s)
+        by_kind[fault.kind].append(fault)
     found = {}
-    for kind, recoveries in sorted(by_kind.items()):
-        looked_at = [one for one in recoveries if one >= 0]
-        found[kind] = {"count": len(recoveries)}
+    for kind, all_ in sorted(by_kind.items()):
+        looked_at = [fault for fault in all_ if fault.recovered_s >= 0]
+        alone = [fault.recovered_s for fault in looked_at if _alone(fault, history.faults)]
+        found[kind] = {"count": len(all_)}
         if looked_at:
-            found[kind] |= {"recovered_median_s": round(statistics.median(looked_at), 2),
-                            "recovered_slowest_s": round(max(looked_at), 2)}
+            found[kind] |= {"recovered_median_s": round(statistics.median(f.recovered_s for f in looked_at), 2),
+                            "recovered_slowest_s": round(max(f.recovered_s for f in looked_at), 2)}
+        if alone:
+            found[kind]["alone_slowest_s"] = round(max(alone), 2)
     return found
+
+
+def _alone(fault: Fault, all_: list[Fault]) -> bool:
+    """Was nothing else broken from shortly before it until it was mended?"""
+    return all(other is fault or other.at < fault.begun - BEFORE_S or other.begun > fault.at for other in all_)
 
 
 def lines(report: dict[str, Any]) -> Iterable[str]:
@@ -115,10 +125,10 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     yield f"  ended: {tasks_['ended']}"
     yield f"  kinds: {tasks_['by_kind']}"
     for kind, figures in report["faults"].items():
-        slowest = figures.get("recovered_slowest_s")
-        yield f"  {kind:18}{figures['count']:4}" + (
-            f"   well again: median {figures['recovered_median_s']:.2f} s, slowest {slowest:.2f} s"
-            if slowest is not None else "")
+        slowest, alone = figures.get("recovered_slowest_s"), figures.get("alone_slowest_s")
+        well = (f"   well again: median {figures['recovered_median_s']:.2f} s, slowest {slowest:.2f} s"
+                if slowest is not None else "")
+        yield f"  {kind:18}{figures['count']:4}{well}" + (f", alone {alone:.2f} s" if alone is not None else "")
     for kind, figures in report["memory"].items():
         drift = figures.get("drift_percent")
         yield f"  {kind:18}{figures['peak_mb']:7.1f} MB at most" + (f", {drift:+.1f} %" if drift is not None else "")
