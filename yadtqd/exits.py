@@ -15,7 +15,7 @@ class Exit(IntEnum):
     CRASHED = 1                 # an exception that nobody caught; its traceback is in the log
     STOP_FATAL_CONFIG = 3       # trying again is useless before somebody changes the configuration
     STALE = 4                   # a later epoch owns the partition: start again at once with a new one
-    SOFT_RECYCLE = 5            # recycled after a soft time-out, which may leave locks broken: start again at once
+    SOFT_RECYCLE = 5            # after an interrupted handler, which may leave locks broken: start again at once
     LOST_LEASE = 6              # the host's place in the group is not certain any more: wait until it is
     INITIALIZATION_FAILED = 7   # it could not start (WORKER_INITIALIZATION_FAILED): back off and try again
     KAFKA_REPLACED = 8          # Redis belongs to another Kafka: useless before somebody acts; the code in the log
