@@ -4,7 +4,6 @@ The client's own logic is in tests/unit/test_dead_letters.py; here is what needs
 """
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.integration.test_cli import Program
 from tests.support.queue_user import QueueUser
 from tests.support.role_host import RoleHost, until
 from tests.support.services import ROOT, random_free_port
 from yadtq import TaskStatus, YADTQClient
+from yadtq.cli import cli as yadtq_group
 from yadtq.cli import exits
 from yadtq.codec import encode
 from yadtq.config import Settings
@@ -29,15 +30,11 @@ from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
 from yadtq.errors import DeadLetterNotFound, TaskFailed
 from yadtq.task import TaskError, TaskMessage, encode_error, encode_message, new_task_id
 from yadtq.transport import open_admin
+from yadtqd.yadtqctl import main as yadtqctl_group
 
 pytestmark = pytest.mark.integration
 
 NOW_MS = int(time.time() * 1000)
-
-
-@pytest.fixture(params=["librdkafka", "kafka-python"])
-def either(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    return settings.replace(transport=request.param, tasks=("tests.support.handlers",), auto_commit_interval_ms=100)
 
 
 @pytest.fixture
@@ -92,10 +89,11 @@ def put(client: YADTQClient, letters: list[DeadLetterMessage]) -> list[str]:
 
 
 # ---- the whole way --------------------------------------------------------------------------------------------------
-def test_a_poison_task_is_replayed_once_it_is_mended(either: Settings, tmp_path: Path) -> None:
+def test_a_poison_task_is_replayed_once_it_is_mended(settings: Settings, tmp_path: Path) -> None:
     poison, journal = tmp_path / "poison", tmp_path / "journal"
+    running = settings.replace(tasks=("tests.support.handlers",), auto_commit_interval_ms=100)
     poison.touch()
-    with RoleHost(either, own=(0, 1, 2, 3)) as host, YADTQClient(settings=either) as client:
+    with RoleHost(running, own=(0, 1, 2, 3)) as host, YADTQClient(settings=running) as client:
         host.start("isolator")
         host.start("worker", "w0", (0, 1, 2, 3))
         task_id = client.submit_task("t.crash_while", [str(poison), str(journal)])
@@ -176,9 +174,12 @@ def test_a_client_killed_between_publishing_and_marking_leaves_one_result(
 
 
 # ---- many -----------------------------------------------------------------------------------------------------------
-def test_fifty_thousand_letters_cost_bounded_time_and_memory_while_more_come(either: Settings) -> None:
-    with YADTQClient(settings=either) as client:
-        ids = put(client, [letter(died_s=100, message="m" * 400) for _ in range(50_000)])
+@pytest.mark.parametrize(("transport", "count"), [("librdkafka", 50_000), ("kafka-python", 10_000)])
+def test_many_letters_cost_bounded_time_and_memory_while_more_come(
+        settings: Settings, transport: str, count: int) -> None:
+    settings = settings.replace(transport=transport)
+    with YADTQClient(settings=settings) as client:
+        ids = put(client, [letter(died_s=100, message="m" * 400) for _ in range(count)])
         stopping = threading.Event()
 
         def append() -> None:
@@ -200,16 +201,16 @@ def test_fifty_thousand_letters_cost_bounded_time_and_memory_while_more_come(eit
         finally:
             stopping.set()
             appender.join()
-        print(f"{either.transport}: 50,000 letters in {took_s:.1f} s, at most {peak / 1e6:.0f} MB")
-        assert found == 50_000
+        print(f"{transport}: {count:,} letters in {took_s:.1f} s, at most {peak / 1e6:.0f} MB")
+        assert found == count
         assert took_s < 60
-        assert peak < 60e6, "80 MB of letters: not all at once"
+        assert peak < 25e6, "40 MB of letters: not all at once"
         assert client.purge_dead_letters(task="report", limit=100) == 100
-        assert client.purge_dead_letters(task="report") == 49_900
+        assert client.purge_dead_letters(task="report") == count - 100
         assert {one.task for one in client.dead_letters()} == {"late"}
         assert client.purge_dead_letters(everything=True) > 0
-        admin = open_admin(either)
-        topic = either.kafka_dead_letter_topic
+        admin = open_admin(settings)
+        topic = settings.kafka_dead_letter_topic
         assert admin.begin_offsets(topic) == admin.end_offsets(topic), "nothing is left, not even a mark"
         admin.close()
 
@@ -223,25 +224,22 @@ def test_listing_and_showing(yadtqctl: Yadtqctl, client: YADTQClient) -> None:
     assert [line.split()[0] for line in listed.splitlines()[1:]] == [rubbish, crashed, old]
     assert "TASK_FAILED: died of it" in listed
     assert "(no task)" in listed
-    assert [one["id"] for one in yadtqctl.json("dlq", "list", "--since", "1h")] == [rubbish, crashed]
+    assert [one["id"] for one in yadtqctl.json("dlq", "list", "--since", "1h", "--code", "TASK_FAILED")] == [crashed]
     assert [one["id"] for one in yadtqctl.json("dlq", "list", "--until", "1h", "--task", "report")] == [old]
-    assert [one["id"] for one in yadtqctl.json("dlq", "list", "--code", "TASK_FAILED", "--limit", "1")] == [crashed]
     assert [one["id"] for one in yadtqctl.json("dlq", "list", "--id", old)] == [old]
-    assert yadtqctl.json("dlq", "list", "--count")[0]["count"] == 1
     assert "all" in yadtqctl("dlq", "list", "--count")
     yadtqctl("dlq", "list", "--limit", "1")
     assert "newest 1" in yadtqctl.errors
     shown = yadtqctl("dlq", "show", old)
     for part in ("report", "TASK_CRASHED: died of it", '["c-7", 1]', '{"x": 2}', "partition 1, offset 9", "line 5"):
         assert part in shown
-    assert "ff fe" in yadtqctl("dlq", "show", rubbish) or "rubbish" in yadtqctl("dlq", "show", rubbish)
+    assert "rubbish" in yadtqctl("dlq", "show", rubbish)
     fields = yadtqctl.json("dlq", "show", crashed)
     assert (fields["args"], fields["kwargs"]) == (["c-7", 1], {"x": 2})
     assert (fields["attempt"], fields["type"]) == (2, "ValueError")
     both = yadtqctl.json("dlq", "show", "nope", old, status=exits.NOT_FOUND)
     assert both[0]["error"]["code"] == "DEAD_LETTER_NOT_FOUND"
-    yadtq = Program(client.settings)
-    assert len(yadtq.json("dlq", "list")) == 3, "the same in the other command line"
+    assert len(Program(client.settings).json("dlq", "list")) == 3, "the same in the other command line"
 
 
 def test_replaying(yadtqctl: Yadtqctl, client: YADTQClient) -> None:
@@ -272,16 +270,16 @@ def test_purging(yadtqctl: Yadtqctl, client: YADTQClient) -> None:
     assert yadtqctl.json("dlq", "purge", "0:4", "nope", "--yes", status=exits.NOT_FOUND)["purged"] == 1
     assert yadtqctl("dlq", "purge", "--all", "--yes") == "2 dead letters purged\n"
     assert yadtqctl("dlq", "purge", "--all") == "0 dead letters purged\n"
-    assert json.loads(yadtqctl("dlq", "list", "--json")) == []
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (("replay",), "which ones?"), (("purge",), "--dry-run"), (("purge", "x", "--all"), "either ids"),
     (("replay", "--all", "--task", "t"), "either ids"), (("show",), "ID"), (("list", "--since", "never"), "no time"),
     (("list", "--limit", "0"), "limit"), (("lsit",), "lsit")])
-def test_wrong_usage(yadtqctl: Yadtqctl, arguments: tuple[str, ...], said: str) -> None:
-    yadtqctl("dlq", *arguments, status=exits.USAGE)
-    assert said in yadtqctl.errors
+def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
+    for program in (yadtqctl_group, yadtq_group):
+        done = CliRunner().invoke(program, ["dlq", *arguments])
+        assert (done.exit_code, said in done.output) == (exits.USAGE, True), done.output
 
 
 def test_a_kafka_that_is_away_is_named_and_completion_knows_the_commands(yadtqctl: Yadtqctl) -> None:
@@ -297,4 +295,6 @@ def test_a_kafka_that_is_away_is_named_and_completion_knows_the_commands(yadtqct
     for status in (exits.NOT_FOUND, exits.UNREACHABLE, exits.REFUSED):
         assert f"{status:>3}  " in shown
     for name in ("list", "show", "replay", "purge"):
-        assert f"yadtqctl dlq {name}" in yadtqctl("dlq", name, "--help")
+        shown = CliRunner().invoke(yadtqctl_group, ["dlq", name, "--help"]).output
+        assert f"yadtqctl dlq {name}" in shown
+        assert "--json" in shown

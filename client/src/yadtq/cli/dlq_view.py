@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NO_TASK = "(no task)"
 SHOWN_CHARACTERS = 2000         # of arguments and of what is no task; --json has all
 SHOWN_BYTES = 512
+LEAST_ERROR = 24                # characters of an error in a table, however narrow the terminal
+ALWAYS = ("id", "task", "died")
 
 
 def letter_fields(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
@@ -37,20 +39,27 @@ def letter_fields(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
 
 
 def print_table(context: Context, letters: Sequence[DeadLetter]) -> None:
-    """A line each."""
+    """A line each. What went wrong is cut to the room that is left; a narrow terminal shows fewer columns."""
     from rich.markup import escape
     from rich.table import Table
-    table = Table("id", "task", "died", "error", box=None, pad_edge=False)
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    for name in ("attempts", "replays"):
-        table.add_column(name, justify="right")
-    table.add_column("worker")
-    for letter in letters:
-        first = letter.message.splitlines()[0][:70] if letter.message else ""
-        table.add_row(escape(letter.id), escape(letter.task or NO_TASK), when(letter.dead_ms)[:-4],
-                      f"[red]{escape(letter.code)}[/red]: {escape(first)}",
-                      str(letter.attempt + 1) if letter.is_task else "", str(letter.replays) if letter.is_task else "",
-                      escape(letter.worker))
+    columns = {"id": [one.id for one in letters], "task": [one.task or NO_TASK for one in letters],
+               "died": [when(one.dead_ms)[:-4] for one in letters],
+               "attempts": [str(one.attempt + 1) if one.is_task else "" for one in letters],
+               "replays": [str(one.replays) if one.is_task else "" for one in letters],
+               "worker": [one.worker for one in letters]}
+    widths = {name: max(map(len, (name, *texts))) + 2 for name, texts in columns.items()}
+    while (room := context.console.width - sum(widths.values())) < LEAST_ERROR and len(widths) > len(ALWAYS):
+        widths.popitem()
+    table = Table(box=None, pad_edge=False)
+    for name in (*ALWAYS, "error", *(name for name in widths if name not in ALWAYS)):
+        table.add_column(name, no_wrap=name in ("id", "died"),
+                         justify="right" if name in ("attempts", "replays") else "left")
+    for at, letter in enumerate(letters):
+        cells = {name: escape(texts[at]) for name, texts in columns.items() if name in widths}
+        error = _cut(f"{letter.code}: {' '.join(letter.message.split())}", max(room, LEAST_ERROR) - 3)
+        code, colon, rest = error.partition(":")
+        table.add_row(*(cells.pop(name) for name in ALWAYS), f"[red]{escape(code)}[/red]{escape(colon + rest)}",
+                      *cells.values())
     context.console.print(table)
 
 
@@ -91,8 +100,8 @@ def _arguments(letter: DeadLetter) -> list[tuple[str, str]]:
     if isinstance(args, YADTQError):
         return [("args", f"can't be shown: {args.message}"), ("record", _bytes(letter.record))]
     if isinstance(kwargs, YADTQError):
-        return [("args", _cut(args)), ("kwargs", f"can't be shown: {kwargs.message}")]
-    return [("args", _cut(args)), ("kwargs", _cut(kwargs) if kwargs else "")]
+        return [("args", _text(args)), ("kwargs", f"can't be shown: {kwargs.message}")]
+    return [("args", _text(args)), ("kwargs", _text(kwargs) if kwargs else "")]
 
 
 def _decoded(read: Callable[[], Any]) -> Any:
@@ -102,9 +111,13 @@ def _decoded(read: Callable[[], Any]) -> Any:
         return error
 
 
-def _cut(value: Any) -> str:
+def _text(value: Any) -> str:
     text = text_of(plain(value))
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
+    return _cut(text, SHOWN_CHARACTERS) + (f" ({len(text):,} characters)" if len(text) > SHOWN_CHARACTERS else "")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def _bytes(data: bytes) -> str:
