@@ -5,7 +5,8 @@ alone: whoever comes after a worker that died before it published makes the same
 *record, publish, and settle*). Pure but for the clock; called by whatever thread ran the task, and by the consumer.
 
 A dead letter is owed by a task that was given up: TASK_CRASHED always; any other failure if retries were allowed, and
-are used up or make no sense. A task that may not be retried just fails.
+are used up or make no sense, and of a task that was replayed from the dead letters. A task that may not be retried
+just fails.
 """
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY = "R"             # the state of a record that waits for its retry, and the end of an attempt that has one
-OVERHEAD = 81_920       # bytes of a letter beside the original, the whole error and its history included
+OVERHEAD = 4096         # bytes of a record beside its value: key, header of its batch
 CUT = 4096              # bytes that are kept of an original that is too large
 
 
@@ -55,7 +56,6 @@ class FollowUps:
     def __init__(self, settings: Settings, registry: Registry, worker_id: str,
                  number: Callable[[], float] = random.random) -> None:
         self._settings, self._registry, self._worker_id, self._random = settings, registry, worker_id, number
-        self._room = settings.kafka_max_message_bytes - OVERHEAD
 
     # ---- at the end of an attempt -----------------------------------------------------------------------------------
     def judge(self, held: Held, outcome: Outcome, started_ms: int, ended_ms: int
@@ -81,7 +81,8 @@ class FollowUps:
             kept = encode_error(msgspec.structs.replace(error, history=history))
             entry = self._entry(held, RETRY, started_ms, ended_ms, b"", kept, decision.due_ms)
             return entry, self.retry(held, history, decision.due_ms)
-        if (decision.retries_allowed and error.code != TaskExpired.code) or m.n > 0:     # as a claim ends it
+        expired = error.code == TaskExpired.code                    # as a claim ends it: no letter
+        if (decision.retries_allowed and not expired) or m.n > 0 or m.replay > 0:     # a replay that fails has one again
             log.warning("%s failed for good (%s): %s", m.task, error.error_type or error.code, decision.reason)
             error = msgspec.structs.replace(error, given_up=True)
         kept = encode_error(msgspec.structs.replace(error, history=m.history) if m.history else error)
@@ -120,14 +121,24 @@ class FollowUps:
         """The letter of a task (or of what is none: `original` is its record's value)."""
         if original is None:
             original = encode_message(held.message)
-        if len(original) > self._room:      # a record that was compressed may be any size: its letter must fit a record
-            message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
-            original = original[:CUT]
-        letter = DeadLetterMessage(
+        value = encode_fitting(DeadLetterMessage(
             id=task_id, task=held.message.task, code=code, message=message, partition=held.partition,
             offset=held.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, error=error,
-            original=original)
-        return FollowUp(self._settings.kafka_dead_letter_topic, task_id.encode(), encode_dead_letter(letter), code)
+            original=original), self._settings.kafka_max_message_bytes)
+        return FollowUp(self._settings.kafka_dead_letter_topic, task_id.encode(), value, code)
+
+
+def encode_fitting(letter: DeadLetterMessage, max_message_bytes: int) -> bytes:
+    """A letter that fits a record. A task that was submitted always does, whole: max_payload_bytes leaves the room, and
+    if need be the traceback stays behind. The record of somebody else may have been compressed and be of any size."""
+    size = len(letter.original)
+    for one in (letter, msgspec.structs.replace(letter, error=b"")):
+        value = encode_dead_letter(one)
+        if len(value) <= max_message_bytes - OVERHEAD:
+            return value
+    return encode_dead_letter(msgspec.structs.replace(
+        letter, message=f"{letter.message} (its record had {size:,} bytes; only the first {CUT:,} are kept)",
+        error=b"", original=letter.original[:CUT]))
 
 
 def next_attempt(message: TaskMessage, n: int, history: bytes, due_ms: int) -> TaskMessage:

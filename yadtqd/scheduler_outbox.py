@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from yadtq.dead_letter import DeadLetterMessage, encode_dead_letter
+from yadtq.dead_letter import DeadLetterMessage
 from yadtq.errors import InvalidMessage, PayloadTooLarge, UnknownTopic, YADTQError
 from yadtq.partitioning import partition_of_key
 from yadtq.task import decode_message
 from yadtq.transport import open_admin, open_producer
-from yadtqd.follow_ups import CUT, OVERHEAD
+from yadtqd.follow_ups import encode_fitting
 from yadtqd.wheel import Entry, Fire, Hop, Move
 
 if TYPE_CHECKING:
@@ -91,13 +91,10 @@ class Outbox:
             with contextlib.suppress(YADTQError):
                 told = decode_message(original)
                 task_id, task = told.id, told.task
-        if len(original) > self._settings.kafka_max_message_bytes - OVERHEAD:
-            message += f" (its record had {len(original):,} bytes; only the first {CUT:,} are kept)"
-            original = original[:CUT]
         letter = DeadLetterMessage(
             id=task_id, task=task, code=entry.error.code, message=message, partition=partition,
             offset=entry.offset, worker=self._worker_id, dead_ms=time.time_ns() // 1_000_000, original=original)
-        return 0, encode_dead_letter(letter), task_id.encode()
+        return 0, encode_fitting(letter, self._settings.kafka_max_message_bytes), task_id.encode()
 
     # ---- what became of it ------------------------------------------------------------------------------------------
     def answers(self) -> list[tuple[Move, YADTQError | None]]:

@@ -14,17 +14,22 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from yadtq import TaskStatus, YADTQClient
 from yadtq import dead_letter_log as log_module
+from yadtq.attempts import Attempt, decode_attempts, with_attempt
 from yadtq.codec import encode
-from yadtq.dead_letter import DeadLetterMark, DeadLetterMessage, encode_dead_letter, encode_mark
+from yadtq.config import Settings
+from yadtq.config_check import MESSAGE_OVERHEAD
+from yadtq.dead_letter import DeadLetterMark, DeadLetterMessage, decode_dead_letter, encode_dead_letter, encode_mark
 from yadtq.dead_letter_log import DeadLetterLog
 from yadtq.dead_letter_replay import Replayer, next_life, reason_against
 from yadtq.errors import ClientClosed, DeadLetterNotFound, InvalidMessage, InvalidTask, KafkaConnectionError, TaskFailed
-from yadtq.task import TaskMessage, decode_message, encode_message, new_task_id
+from yadtq.task import TaskMessage, decode_message, encode_error, encode_message, from_exception, new_task_id
 from yadtq.testing import AsyncInMemoryYADTQ, InMemoryYADTQ
 from yadtq.transport.memory import MemoryBroker, broker_of
+from yadtqd.follow_ups import encode_fitting
 
 broken = {"on": True}
 
@@ -157,9 +162,19 @@ def test_a_replay_that_fails_again_is_counted(client):
             client.get_result(task_id, timeout=5)
         letter, = wait_for_letters(client, 1)
         assert (letter.id, letter.replays, letter.attempt) == (task_id, replays, 1)
+        assert [one.n for one in letter.attempts] == [0, 1] * (replays + 1), "its earlier lives are not forgotten"
     broken["on"] = False
     assert client.replay_dead_letters(everything=True).replayed == (task_id,)
     assert client.get_result(task_id, timeout=5) == 0
+
+
+def test_a_replayed_task_that_may_not_be_retried_gets_a_letter_again(client):
+    """Else it would be gone from the dead letters without having succeeded."""
+    message = TaskMessage(id=new_task_id(), task="brittle", args=encode([4], limit=99), submitted_ms=5, max_retries=0)
+    put(client, letter_of(message))
+    client.replay_dead_letters(message.id)
+    letter, = wait_for_letters(client, 1)
+    assert (letter.code, letter.replays, letter.attempt) == ("TASK_FAILED", 1, 0)
 
 
 def test_a_death_between_publishing_and_marking_gives_one_run(client, monkeypatch):
@@ -189,15 +204,16 @@ def test_a_replay_after_a_clear_runs(client):
 
 def test_what_a_replay_changes():
     message = TaskMessage(id="i", task="t", args=b"a", n=3, g=1, submitted_ms=5, key="k", expires_ms=6, due_ms=7,
-                          replay=2, group="g", history=b"h", timeout_s=1.0, follow=b"f")
-    again = next_life(message, 9)
+                          replay=2, group="g", history=with_attempt(b"", Attempt(2)), timeout_s=1.0, follow=b"f")
+    again = next_life(letter_of(message, dead_ms=8, worker="w", code="C", message="why"), 9)
     changed = {name for name in message.__struct_fields__ if getattr(message, name) != getattr(again, name)}
-    assert changed == {"n", "g", "expires_ms", "due_ms", "replay"}
+    assert changed == {"n", "g", "expires_ms", "due_ms", "replay", "history"}
     assert (again.n, again.g, again.expires_ms, again.due_ms, again.replay) == (0, 9, None, None, 3)
+    assert decode_attempts(again.history) == [Attempt(2), Attempt(3, 0, 8, "w", "C", "", "why")]
 
 
-def letter_of(message: TaskMessage | None = None, **fields: Any) -> DeadLetterMessage:
-    message = message or TaskMessage(id="i", task="t", args=encode([1], limit=99), submitted_ms=5)
+def letter_of(task_message: TaskMessage | None = None, **fields: Any) -> DeadLetterMessage:
+    message = task_message or TaskMessage(id="i", task="t", args=encode([1], limit=99), submitted_ms=5)
     values: dict[str, Any] = {"id": message.id, "task": message.task, "code": "C", "message": "m", "partition": 0,
                               "offset": 0, "worker": "w", "dead_ms": 1, "original": encode_message(message)}
     return DeadLetterMessage(**values | fields)
@@ -384,3 +400,24 @@ def test_nothing_in_a_letter_is_lost_on_its_way_to_the_task_topic(client):
         last = max((log.records[-1] for log in logs if log.records), key=lambda record: record.timestamp_ms)
         message = decode_message(last.value)
     assert (message.timeout_s, message.grace_s, message.max_retries, message.replay) == (3.5, 1.0, 1, 1)
+
+
+def test_the_largest_task_that_can_be_submitted_is_kept_whole():
+    """With the longest history and the longest traceback beside it; what is larger was never a submission."""
+    settings = Settings(kafka_max_message_bytes=1_000_000, max_payload_bytes=1_000_000 - MESSAGE_OVERHEAD)
+    history = b""
+    for n in range(100):
+        history = with_attempt(history, Attempt(n, 1 << 41, 1 << 41, "\u20ac" * 500, "C" * 50, "\u20ac" * 500,
+                                                "\u20ac" * 5000))
+    error = from_exception(ValueError("\u20ac" * 10_000))
+    error = replace(error, traceback="x" * 8192, history=history)
+    message = TaskMessage(id="i" * 128, task="t" * 128, args=bytes(settings.max_payload_bytes), submitted_ms=5,
+                          key="k" * 1024, group="g" * 512, history=history)
+    letter = letter_of(message, message=error.message, error=encode_error(error))
+    value = encode_fitting(letter, settings.kafka_max_message_bytes)
+    assert decode_dead_letter(value).original == letter.original, "the traceback may stay behind"
+    smaller = replace(letter, original=bytes(900_000))
+    assert decode_dead_letter(encode_fitting(smaller, settings.kafka_max_message_bytes)) == smaller
+    larger = replace(letter, original=bytes(settings.kafka_max_message_bytes))
+    cut = decode_dead_letter(encode_fitting(larger, settings.kafka_max_message_bytes))
+    assert (cut.original, "1,000,000 bytes" in cut.message) == (bytes(4096), True)

@@ -6,8 +6,9 @@ published and acknowledged, shown as QUEUED in Redis, then marked. Runs in the c
 
 What a replay keeps: id, arguments, key, group, time-outs, what follows, the history of attempts, the time of the first
 submission, and the partition where the task was (if the topic has it still: its order among tasks of the same key).
-What it changes: one replay more, attempt 0 again, the clear number of now. `expires` and the due time are dropped: they
-said when the *first* run made sense, and whoever replays has just decided that the task shall run now.
+What it changes: one replay more, attempt 0 again (the last one joins the history), the clear number of now. `expires`
+and the due time are dropped: they said when the *first* run made sense, and whoever replays has just decided that the
+task shall run now.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from yadtq.attempts import MAX_TEXT, Attempt, with_attempt
 from yadtq.dead_letter import DeadLetterMark, DeadLetterMessage, encode_mark
 from yadtq.dead_letter_log import PARTITION
 from yadtq.errors import (
@@ -33,7 +35,7 @@ from yadtq.names import shard_of
 from yadtq.partitioning import partition_of_key
 from yadtq.producer import FIRST_PAUSE_S, LONGEST_PAUSE_S, Acks
 from yadtq.records import SubmitEntry
-from yadtq.task import TaskMessage, decode_message, encode_message
+from yadtq.task import TaskMessage, decode_error, decode_message, encode_message
 
 if TYPE_CHECKING:
     from yadtq.connections import Connections
@@ -53,9 +55,21 @@ class Given(NamedTuple):
     letter: DeadLetterMessage
 
 
-def next_life(message: TaskMessage, clear_number: int) -> TaskMessage:
-    """The message of a replay. The same letter gives the same replay count, however often it is replayed."""
-    return replace(message, n=0, replay=message.replay + 1, g=clear_number, expires_ms=None, due_ms=None)
+def next_life(letter: DeadLetterMessage, clear_number: int) -> TaskMessage:
+    """The message of a replay. The same letter gives the same message, however often it is replayed."""
+    message = decode_message(letter.original)
+    history = with_attempt(message.history, last_attempt(letter, message.n))
+    return replace(message, n=0, replay=message.replay + 1, g=clear_number, expires_ms=None, due_ms=None,
+                   history=history)
+
+
+def last_attempt(letter: DeadLetterMessage, n: int) -> Attempt:
+    """The attempt that a letter tells of; when it began is not known any more."""
+    try:
+        error_type = decode_error(letter.error).error_type if letter.error else ""
+    except InvalidMessage:
+        error_type = ""
+    return Attempt(n, 0, letter.dead_ms, letter.worker, letter.code, error_type, letter.message[:MAX_TEXT])
 
 
 def reason_against(letter: DeadLetterMessage) -> str | None:
@@ -116,8 +130,7 @@ class Replayer:
             raise next(iter(errors.values()))
 
     def _placed(self, given: Given, numbers: Sequence[int]) -> tuple[int, TaskMessage]:
-        message = decode_message(given.letter.original)
-        message = next_life(message, numbers[shard_of(message.id)])
+        message = next_life(given.letter, numbers[shard_of(given.letter.id)])
         partitions = self._connections.kafka.partitions
         partition = given.letter.partition
         if not 0 <= partition < partitions:                 # the topic was made anew, with fewer

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from yadtq.attempts import Attempt, decode_attempts
 from yadtq.codec import decode
 from yadtq.dead_letter import DeadLetterMessage, decode_dead_letter
 from yadtq.dead_letter_log import DeadLetterLog
-from yadtq.dead_letter_replay import BATCH, BATCH_BYTES, Given, Replayer, reason_against
+from yadtq.dead_letter_replay import BATCH, BATCH_BYTES, Given, Replayer, last_attempt, reason_against
 from yadtq.errors import DeadLetterNotFound, InvalidMessage, InvalidTask, YADTQError
 from yadtq.submission import Task
 from yadtq.task import TaskError, TaskMessage, decode_error, decode_message
@@ -48,6 +49,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     partition: int                      # where on the task topic it was
     offset: int
     attempt: int = 0                    # that failed last, from 0
+    attempts: tuple[Attempt, ...] = ()  # all that failed, earlier lives' too; of many, the first and the last
     replays: int = 0                    # how often it had been replayed by then
     submitted_ms: int | None = None
     key: str | None = None
@@ -269,7 +271,7 @@ def shown(letter: DeadLetterMessage) -> DeadLetter:
     fields: dict[str, Any] = {}
     if message is not None:
         fields = {"attempt": message.n, "replays": message.replay, "submitted_ms": message.submitted_ms,
-                  "key": message.key, "group": message.group}
+                  "key": message.key, "group": message.group, "attempts": _attempts(letter, message)}
     return DeadLetter(id=letter.id, task=letter.task, code=letter.code, message=letter.message,
                       error=_error(letter.error), dead_ms=letter.dead_ms, worker=letter.worker,
                       partition=letter.partition, offset=letter.offset, record=letter.original, **fields)
@@ -280,6 +282,14 @@ def _message(data: bytes) -> TaskMessage | None:
         return decode_message(data)
     except InvalidMessage:
         return None
+
+
+def _attempts(letter: DeadLetterMessage, message: TaskMessage) -> tuple[Attempt, ...]:
+    try:
+        before = decode_attempts(message.history)
+    except InvalidMessage:
+        before = []
+    return (*before, last_attempt(letter, message.n))
 
 
 def _error(data: bytes) -> TaskError | None:

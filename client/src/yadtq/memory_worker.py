@@ -208,7 +208,7 @@ class MemoryWorker:
         decision = decide(wish or wish_of_code(failure.code, task_type), message.n,
                           limits_of(message, task_type, self._settings), _now_ms(), 0.0, message.expires_ms)
         if isinstance(decision, GiveUp):
-            given_up = decision.retries_allowed or message.n > 0
+            given_up = decision.retries_allowed or message.n > 0 or message.replay > 0
             return "KO", encode_error(msgspec.structs.replace(failure, given_up=given_up, history=message.history)), b""
         history = with_attempt(message.history, Attempt(message.n, started_ms, _now_ms(), WORKER_ID, failure.code,
                                                         failure.error_type, failure.message))

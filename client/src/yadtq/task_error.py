@@ -32,7 +32,7 @@ class TaskError(msgspec.Struct, array_like=True, frozen=True, gc=False):
     error_type: str = ""                # name of the exception's class in the worker, with its module
     traceback: str = ""
     retryable: bool = False
-    given_up: bool = False              # retries were allowed or made: the task is in the dead letters
+    given_up: bool = False              # retries (or a replay) were allowed or made: it is in the dead letters
     history: bytes = b""                # the attempts so far, encoded; `TaskRecord.attempts` has them
 
 

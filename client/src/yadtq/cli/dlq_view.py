@@ -30,6 +30,8 @@ def letter_fields(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
         "replays": letter.replays, "submitted": iso(letter.submitted_ms), "key": letter.key, "group": letter.group}
     if whole:
         fields["traceback"] = letter.error.traceback if letter.error else None
+        fields["attempts"] = [{"attempt": one.n, "ended": iso(one.ended_ms), "worker": one.worker, "code": one.code,
+                               "type": one.error_type or None, "message": one.message} for one in letter.attempts]
         args, kwargs = _decoded(lambda: letter.args), _decoded(lambda: letter.kwargs)
         if isinstance(args, YADTQError) or isinstance(kwargs, YADTQError):
             fields["record"] = letter.record
@@ -86,6 +88,8 @@ def print_letter(context: Context, letter: DeadLetter) -> None:
     if letter.is_task:
         rows += [("attempts", attempts), ("submitted", when(letter.submitted_ms)), ("key", letter.key or ""),
                  ("group", letter.group or ""), *_arguments(letter)]
+        rows += [(f"attempt {one.n + 1}", f"{when(one.ended_ms)}  {one.worker}  {one.error_type or one.code}: "
+                  f"{one.message}") for one in letter.attempts if len(letter.attempts) > 1]
     else:
         rows.append(("record", _bytes(letter.record)))
     for name, text in rows:
