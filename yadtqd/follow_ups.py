@@ -82,7 +82,7 @@ class FollowUps:
             entry = self._entry(held, RETRY, started_ms, ended_ms, b"", kept, decision.due_ms)
             return entry, self.retry(held, history, decision.due_ms)
         expired = error.code == TaskExpired.code                    # as a claim ends it: no letter
-        if (decision.retries_allowed and not expired) or m.n > 0 or m.replay > 0:     # a replay that fails has one again
+        if (decision.retries_allowed and not expired) or m.n > 0 or m.replay > 0:     # a replay that fails: again
             log.warning("%s failed for good (%s): %s", m.task, error.error_type or error.code, decision.reason)
             error = msgspec.structs.replace(error, given_up=True)
         kept = encode_error(msgspec.structs.replace(error, history=m.history) if m.history else error)
