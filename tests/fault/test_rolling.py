@@ -22,7 +22,7 @@ from yadtqd.control_client import ControlClient
 if TYPE_CHECKING:
     from yadtq.config import Settings
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
 OPTIONS = {"num_partitions": 4, "max_workers": 2, "heartbeat_interval": 0.5, "kafka_session_timeout_ms": 6000,
            "drain_timeout_s": 20}
 
@@ -51,8 +51,8 @@ class Scene:
 
     def in_full_swing(self, ended: int = 100) -> None:
         """Until so many tasks more have ended."""
-        goal = sum(self.load.history().ends.values()) + ended
-        wait_for(lambda: sum(self.load.history().ends.values()) >= goal, 60, f"{goal} tasks ended")
+        goal = self.load.ended() + ended
+        wait_for(lambda: self.load.ended() >= goal, 60, f"{goal} tasks ended")
 
     def check(self) -> History:
         history = self.load.finish()
