@@ -72,7 +72,7 @@ class Assignment:
                 row.committed = max(row.committed, position)
                 continue
             # What the cells say is of an earlier time of ours: others may have worked on the partition since.
-            row.watermark = row.epoch = row.end_offset = row.waiting = 0
+            row.watermark = row.epoch = row.end_offset = row.asked_end = row.waiting = 0
             row.committed = position
             row.generation += 1
             new.add(partition)

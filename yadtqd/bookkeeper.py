@@ -180,7 +180,7 @@ class Bookkeeper(threading.Thread):
         lag = 0
         for partition in self._partitions:
             row = self._table[partition]
-            row.waiting = self._ledger.waiting(partition, row.end_offset)
+            row.waiting = self._ledger.waiting(partition, max(row.end_offset, row.asked_end))
             lag += row.waiting
         self._slot.lag = lag if able else 0
 

@@ -20,6 +20,7 @@ from yadtq.task import TaskMessage, decode_message
 from yadtqd.exits import Exit
 from yadtqd.follow_ups import RETRY
 from yadtqd.held import Held
+from yadtqd.starvation import Starvation
 from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Consumer(threading.Thread):
         self._again: deque[Held] = deque()       # from other threads: to be claimed again
         self._copies: deque[Held] = deque()      # from the bookkeeper
         self._looked = self._complain_at = 0.0
+        self._starvation = Starvation()
+        self._waited_s = 0.0                     # in polls with room to spare, since the last look around
+        self._got: set[int] = set()              # partitions of which records came since then
+        self.reopen: Callable[[], TransportConsumer] | None = None     # joined by the worker: another Kafka consumer
         self._stop = threading.Event()
 
     # ---- called by other threads ------------------------------------------------------------------------------------
@@ -130,15 +135,19 @@ class Consumer(threading.Thread):
             self._settled.wait(LOOK_S)
             self._settled.clear()
             return
+        wanted = min(room, self._settings.fetch_batch)
         try:
-            records = self._transport.poll(min(room, self._settings.fetch_batch), IDLE_POLL_S)
+            records = self._transport.poll(wanted, IDLE_POLL_S)
         except OffsetOutOfRange as error:
             self._begin_anew(error)
         except YADTQError as error:
             log.warning("%s", error)
             self._stop.wait(BACK_OFF_S)
         else:
+            if len(records) < wanted:
+                self._waited_s += time.monotonic() - now
             if records:
+                self._got.update({record.partition for record in records})
                 self._take(records)
 
     def _complain(self, now: float) -> None:
@@ -157,6 +166,36 @@ class Consumer(threading.Thread):
             self._transport.pause(paused - self._paused)
             self._transport.resume(self._paused - paused)
             self._paused = paused
+        self._look_for_starvation()
+
+    def _look_for_starvation(self) -> None:
+        if self._transport.connected:
+            rows = {p: self._table[p] for p in self._partitions if p not in self._paused}
+            behind = [p for p, row in rows.items()
+                      if max(row.end_offset, row.asked_end) > self._ledger.next_offset(p)]
+            starving = self._starvation.look(self._waited_s, self._got, behind, self._settings.progress_timeout_s / 2)
+            if starving and self.reopen is not None:
+                self._rebuild(starving, self.reopen)
+        else:
+            self._starvation.reset()
+        self._waited_s, self._got = 0.0, set()
+
+    def _rebuild(self, starving: list[int], reopen: Callable[[], TransportConsumer]) -> None:
+        """The Kafka consumer is alive and brings nothing: take another. If that does not help, the supervisor will."""
+        log.warning("partitions %s have records waiting, and none came for %g s: the Kafka consumer is made anew",
+                    starving, self._settings.progress_timeout_s / 2)
+        threading.Thread(target=_close, args=(self._transport,), name="old consumer", daemon=True).start()
+        while not self._stop.is_set():
+            try:
+                self._transport = reopen()
+                break
+            except YADTQError as error:
+                log.warning("%s", error)
+                self._stop.wait(BACK_OFF_S)
+        positions = {p: self._ledger.next_offset(p) for p in self._partitions}
+        self._transport.assign(self._settings.kafka_task_topic, positions)
+        self._paused = frozenset()
+        self._starvation.reset()
 
     def _begin_anew(self, error: OffsetOutOfRange) -> None:
         """What we were to read is not in the log any more: clear_all_tasks does that, anything else is an alarm."""
@@ -267,3 +306,11 @@ class Consumer(threading.Thread):
             self._gate.close(error)
             self._again.extend(owed)
             return []
+
+
+def _close(transport: TransportConsumer) -> None:
+    """In a thread of its own: nobody knows how long it takes with one that is broken."""
+    try:
+        transport.close()
+    except Exception as error:  # noqa: BLE001 - it is given up anyway
+        log.info("the old Kafka consumer could not be closed: %s", error)

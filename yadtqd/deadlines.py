@@ -20,6 +20,7 @@ class Verdict(Enum):
     FINE = "fine"
     SOFT = "past its soft deadline"         # tell it: soft_for and SIGUSR1
     HARD = "past its hard deadline"         # kill it, its task ends as TASK_HARD_TIMEOUT
+    HELD_UP = "past a hard deadline, and its interpreter was held up"    # kill it, nobody knows whose fault it is
     HUNG = "without a heartbeat"            # kill it
     STUCK = "without progress"              # it has work, beats, and takes none: kill it
 
@@ -54,11 +55,16 @@ def progressed(old: Progress, view: SlotView, finished: int, now_ns: int) -> Pro
     return Progress(mark, now_ns) if excused or mark != old.mark else old
 
 
-def judge(view: SlotView, state: WorkerState, progress: Progress, limits: Limits, now_ns: int) -> Verdict:
-    """What is wrong with the child now, worst first; a stopping one by its task only: its drain has a limit."""
+def judge(view: SlotView, state: WorkerState, progress: Progress, limits: Limits, now_ns: int,
+          held_up_ns: int = 0) -> Verdict:
+    """What is wrong with the child now, worst first; a stopping one by its task only: its drain has a limit.
+
+    `held_up_ns`: when the interpreter of a child that runs several tasks at once was last seen to stand still (0:
+    never). A task that was in hand then may only have been waiting for another, which keeps the interpreter in C code.
+    """
     task = view.task
     if task is not None and task.hard_ns and now_ns >= task.hard_ns:
-        return Verdict.HARD
+        return Verdict.HELD_UP if held_up_ns > task.started_ns else Verdict.HARD
     silent_ns = now_ns - view.beat_ns
     if state is WorkerState.RUNNING and silent_ns > limits.beat_ns:
         return Verdict.HUNG

@@ -99,6 +99,7 @@ class Fleet:
         handle.slot.state, handle.slot.beat_ns = WorkerState.STARTING, now_ns
         handle.binding, handle.started_ns, handle.progress = handle.wanted, now_ns, Progress(0, now_ns)
         handle.killed_for, handle.at_deadline, handle.doom, handle.kill_at_ns = "", False, None, 0
+        handle.held_up_ns = 0
         handle.move(WorkerState.STARTING)
         for partition, _ in handle.binding:
             self._shared.partitions[partition].worker = handle.slot.index + 1

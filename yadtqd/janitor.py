@@ -3,8 +3,8 @@
 A process of its own. For the partitions that this host owns it deletes records below the committed offset from Kafka
 (task topics never delete by age, and the bound keeps a rewound offset from running old tasks again), where it owns
 partition 0 also what the schedulers have committed, and lets ended records expire in Redis (PROTOCOL.md rule 7). It
-completes a `clear_all_tasks` whose caller died. It decides nothing about tasks, and nothing waits for it: when Kafka or
-Redis is away it tries again later.
+completes a `clear_all_tasks` whose caller died, and asks Kafka where the logs end, by which a deaf consumer is found.
+It decides nothing about tasks, and nothing waits for it: when Kafka or Redis is away it tries again later.
 """
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ EXPIRE_BATCH = 2000             # records that one call looks at
 EXPIRE_IDLE_S = 5.0             # between calls when nothing expires
 DROP_BATCH = 1000
 CLEAR_LOOK_S = 5.0
+ENDS_S = 5.0                    # how often Kafka is asked where the logs end
 CLEAR_GRACE_S = 30.0            # a clear that takes longer has lost its caller
 RETRY_S = 5.0
 
@@ -48,7 +49,7 @@ class Janitor:
         self._admin: Admin | None = None
         self._backend: ResultBackend | None = None
         self._deleted: dict[int, tuple[int, float]] = {}        # per partition: up to where, when (monotonic s)
-        self._fired_at = self._expire_at = self._clear_at = 0.0
+        self._fired_at = self._expire_at = self._clear_at = self._ends_at = 0.0
         self._fired: dict[int, int] = {}                        # per level of the delayed topic: deleted up to here
         self._clear_seen: tuple[bytes, float] | None = None     # a pending clear, and since when
 
@@ -71,6 +72,9 @@ class Janitor:
         if now >= self._fired_at and 0 in self._table.owned():      # one host is enough, and somebody owns that one
             self._fired_at = now + SPARE_S
             done = self._try(self._delete_fired) and done
+        if now >= self._ends_at:
+            self._ends_at = now + min(ENDS_S, self._settings.progress_timeout_s / 6)
+            done = self._try(self._look_at_ends) and done
         if now >= self._expire_at:
             done = self._try(lambda: self._expire(committed, now)) and done
         if now >= self._clear_at:
@@ -108,6 +112,12 @@ class Janitor:
         if due:
             self._kafka().delete_records(topic, due)
             self._fired |= due
+
+    def _look_at_ends(self) -> None:
+        """Where our logs end: what a worker's own consumer says of that is worth nothing when it has gone deaf."""
+        ends = self._kafka().end_offsets(self._settings.kafka_task_topic)
+        for partition in self._table.owned():
+            self._table[partition].asked_end = ends.get(partition, 0)
 
     def _kafka(self) -> Admin:
         if self._admin is None:

@@ -56,6 +56,7 @@ class Partition:
     committed = Cell(6)     # membership: what Kafka has confirmed (offset + 1), 0 when not known
     #                         (and the worker that finds the log made anew: its beginning)
     end_offset = Cell(7)    # worker: the high watermark, 0 when not known
+    asked_end = Cell(9)     # janitor: where the log ends, as Kafka said when asked; 0 when not known
     waiting = Cell(8)       # worker: records that are not finished; what is finished may still wait to become durable
 
     def __init__(self, number: int, cells: MutableSequence[int]) -> None:

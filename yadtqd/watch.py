@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DUMP_NS = 100_000_000           # for faulthandler to write the stacks of a busy process
 START_LOOK_NS = 20_000_000      # a starting child is looked at so often, to see that it runs,
 START_LOOKS_NS = 2_000_000_000  # for so long; one that waits for Kafka can wait for a tick as well
+HELD_UP_NS = 1_000_000_000      # a worker beats twice a second, if its interpreter lets it
 GAP_NS = 2_000_000_000          # the supervisor itself did not run for so long: the machine was frozen or starved
 GRACE_NS = 2_000_000_000        # after that, children get so long to beat again before they are judged
 
@@ -56,7 +57,10 @@ class Watcher:
         handle.progress = progressed(handle.progress, view, sum(row.watermark for row in rows), now_ns)
         if now_ns < self._judge_from_ns or handle.killed_for:
             return None
-        self._act(handle, view, judge(view, handle.state, handle.progress, self.limits, now_ns), now_ns)
+        if now_ns - view.beat_ns > HELD_UP_NS and any(row.epoch == 0 for row in rows):
+            handle.held_up_ns = now_ns      # it runs several at once, and one of them lets nobody else go on
+        self._act(handle, view, judge(view, handle.state, handle.progress, self.limits, now_ns, handle.held_up_ns),
+                  now_ns)
         if handle.state is WorkerState.STARTING and now_ns - handle.started_ns < START_LOOKS_NS:
             return now_ns + START_LOOK_NS
         return handle.doom.kill_at_ns if handle.doom else next_deadline_ns(view.task, now_ns)
@@ -84,6 +88,8 @@ class Watcher:
     def _kill(self, handle: WorkerHandle, view: SlotView, verdict: Verdict, now_ns: int) -> None:
         if verdict is Verdict.HARD:
             self._fleet.kill_at_hard_deadline(handle, view)
+        elif verdict is Verdict.HELD_UP:
+            self._fleet.kill(handle, "a task past its hard deadline, which another may have kept from going on")
         elif verdict is Verdict.HUNG:
             self._fleet.kill(handle, f"no heartbeat in {(now_ns - view.beat_ns) / 1e9:.1f} s")
         else:

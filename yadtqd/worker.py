@@ -239,6 +239,7 @@ class Worker:
         self._guard.install()
         self._consumer.start_at(self._positions)
         self._consumer.start()
+        self._consumer.reopen = lambda: open_consumer(self._settings)
         self._bookkeeper.recycler = Recycler(self._settings, self._ctx.slot)
         self._bookkeeper.start()
         self._heartbeat.tell(WorkerState.RUNNING)

@@ -51,6 +51,7 @@ class WorkerHandle:
     done_before: int = 0                # tasks that earlier processes of it have done
     failed_before: int = 0
     deaths: tuple[tuple[int, bool], ...] = ()   # the last ones: when (ns), and with a task in hand?
+    held_up_ns: int = 0                 # when its interpreter was last seen to stand still, with several tasks in hand
     note: str = ""                      # its last trouble, for people
 
     @property

@@ -240,3 +240,29 @@ def block_signals() -> int:
     """Returns with all signals blocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     return os.getpid()
+
+
+@task("p.deafen")
+def deafen(topic: str, partition: int) -> str:
+    """Have this worker's Kafka consumer bring nothing more of a partition, for good, by its own library's API."""
+    thread: Any = next(thread for thread in threading.enumerate() if thread.name == "consumer")
+    transport, done = thread._transport, threading.Event()
+
+    def poll(*arguments: Any) -> Any:
+        """In its own thread, as the libraries want it."""
+        del transport.poll
+        if transport.transport_name == "librdkafka":
+            from confluent_kafka import TopicPartition as Confluent
+
+            transport._consumer.pause([Confluent(topic, partition)])
+        else:
+            from kafka import TopicPartition
+
+            transport._consumer.pause(TopicPartition(topic, partition))
+        done.set()
+        return transport.poll(*arguments)
+
+    transport.poll = poll
+    transport.wake()
+    assert done.wait(10)
+    return str(transport.transport_name)

@@ -37,6 +37,13 @@ def test_verdicts(seen, state, now, verdict):
     assert judge(seen, state, Progress(0, now), LIMITS, now) is verdict
 
 
+def test_a_task_that_another_may_have_kept_from_going_on_is_not_blamed():
+    late = view(task=task(hard=60)._replace(started_ns=20), beat_ns=60)
+    for held_up_ns, verdict in ((0, Verdict.HARD), (19, Verdict.HARD), (21, Verdict.HELD_UP)):
+        assert judge(late, RUNNING, Progress(0, 60), LIMITS, 60, held_up_ns) is verdict
+    assert judge(late, RUNNING, Progress(0, 59), LIMITS, 59, 30) is Verdict.FINE
+
+
 def test_work_without_progress_is_stuck_and_0_switches_that_off():
     seen = view(lag=3, beat_ns=1000)
     assert judge(seen, RUNNING, Progress(0, 499), LIMITS, 1000) is Verdict.STUCK

@@ -226,7 +226,7 @@ def test_a_kafka_that_refuses_to_delete_does_not_stop_expiry() -> None:
         def refuse(*_: Any) -> None:
             raise KafkaRefused
 
-        one._admin = SimpleNamespace(delete_records=refuse, committed=refuse)  # type: ignore[assignment]
+        one._admin = SimpleNamespace(delete_records=refuse, end_offsets=refuse, committed=refuse)  # type: ignore[assignment]
         one._backend = SimpleNamespace(  # type: ignore[assignment]
             expire=lambda now_ms, ttl_s, committed, limit: expired.append(committed) or 0, pending_clear=lambda: None)
         assert not one._turn(time.monotonic() + 1000)

@@ -327,7 +327,8 @@ class Settings:
         RECYCLE_JITTER, "How far below these three limits each worker may draw its own, as a part of them, so that not "
         "all are due at once.", used_by="worker", low=0, high=0.9)
     progress_timeout_s: float = option(
-        PROGRESS_TIMEOUT_S, "A worker that has work and takes none for so long is restarted.", used_by="supervisor",
+        PROGRESS_TIMEOUT_S, "A worker that has work and takes none for so long is restarted; after half of it, it "
+        "makes its Kafka consumer anew.", used_by="supervisor, worker",
         unit="s", low=1, high=_DAY)
     drain_timeout_s: float = option(
         DRAIN_TIMEOUT_S, "How long running tasks may go on after SIGTERM; the rest runs elsewhere or later.",
