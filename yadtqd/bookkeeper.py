@@ -175,8 +175,8 @@ class Bookkeeper(threading.Thread):
         self._slot.waiting_for = ((0 if kafka else WAITS_FOR_KAFKA) | (0 if redis else WAITS_FOR_REDIS)
                                   | (WAITS_TO_RETIRE if due else 0)
                                   | (WAITS_FOR_UPGRADE if self._consumer.waits_for_upgrade else 0))
-        able = kafka and redis and self._processor.lease_holds() and not (self._consumer.all_paused
-                                                                               or self._ledger.full())
+        able = kafka and redis and self._processor.lease_holds() and not (
+            self._consumer.all_paused or self._ledger.full() or self._consumer.rests())
         lag = 0
         for partition in self._partitions:
             row = self._table[partition]

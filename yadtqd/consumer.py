@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from yadtq.errors import InvalidMessage, OffsetOutOfRange, RedisConnectionError, UnsupportedVersion, YADTQError
 from yadtq.result_backend import ClaimEntry
-from yadtq.task import TaskMessage, decode_message
+from yadtq.task import TaskMessage, decode_error, decode_message
 from yadtqd.exits import Exit
-from yadtqd.follow_ups import RETRY
+from yadtqd.follow_ups import RETRY, error_of, next_attempt
 from yadtqd.held import Held
+from yadtqd.lanes import Parked
 from yadtqd.starvation import Starvation
 from yadtqd.worker_exit import end_now
 
@@ -61,6 +62,9 @@ class Consumer(threading.Thread):
         self._newer: set[int] = set()            # partitions in which a record of a newer version waits
         self._again: deque[Held] = deque()       # from other threads: to be claimed again
         self._copies: deque[Held] = deque()      # from the bookkeeper
+        self._turn: deque[Held] = deque()        # from other threads: those before them with the same key have ended
+        self._failed: deque[Held] = deque()      # from the result writer: to be tried again in their place
+        self._parked = Parked()                  # until that is due
         self._looked = self._complain_at = 0.0
         self._starvation = Starvation()
         self._waited_s = 0.0                     # in polls with room to spare, since the last look around
@@ -92,6 +96,23 @@ class Consumer(threading.Thread):
         self._settled.set()
         self._transport.wake()
 
+    def take_turn(self, batch: Iterable[Held]) -> None:
+        """Nothing of the same key is before them any more."""
+        self._turn.extend(batch)
+        self._settled.set()
+        self._transport.wake()
+
+    def park(self, batch: Iterable[Held]) -> None:
+        """Their attempts have failed, which is recorded; the next ones are made in their place, when they are due."""
+        self._failed.extend(batch)
+        self._settled.set()
+        self._transport.wake()
+
+    def rests(self) -> bool:
+        """Is all that it has in hand waiting for a time that has not come? Then it makes no progress, and rightly."""
+        waiting = len(self._parked) + self._ledger.behind
+        return 0 < self._ledger.open <= waiting and self._parked.left_s(time.time_ns() // 1_000_000) > 0
+
     @property
     def connected(self) -> bool:
         """Does Kafka answer?"""
@@ -122,12 +143,15 @@ class Consumer(threading.Thread):
             self._claim(self._ledger.again([self._again.popleft() for _ in range(len(self._again))]))
         if self._copies:
             self._claim([self._copies.popleft() for _ in range(len(self._copies))])
+        self._claim_parked()
         now = time.monotonic()
         if now - self._looked >= LOOK_S:
             self._looked = now
             self._look_around()
         window = self._window()
-        room = window - self._ledger.open
+        open_ = self._ledger.open
+        # what waits for its turn or its time takes no room from others, but is bounded as well
+        room = min(window - open_ + len(self._parked) + self._ledger.behind, self._settings.prefetch - open_)
         full = self._ledger.full()
         if room < max(1, window // 4) or not self._gate.is_open or full:
             if full:
@@ -137,7 +161,8 @@ class Consumer(threading.Thread):
             return
         wanted = min(room, self._settings.fetch_batch)
         try:
-            records = self._transport.poll(wanted, IDLE_POLL_S)
+            wait_s = min(IDLE_POLL_S, self._parked.left_s(time.time_ns() // 1_000_000))
+            records = self._transport.poll(wanted, wait_s)
         except OffsetOutOfRange as error:
             self._begin_anew(error)
         except YADTQError as error:
@@ -149,6 +174,27 @@ class Consumer(threading.Thread):
             if records:
                 self._got.update({record.partition for record in records})
                 self._take(records)
+
+    def _claim_parked(self) -> None:
+        """Park what has failed, claim what is due."""
+        now_ms = time.time_ns() // 1_000_000
+        while self._failed:
+            held = self._failed.popleft()
+            end = held.end
+            assert end is not None
+            due_ms = end.due_ms or now_ms
+            self._next_attempt(held, end.n + 1, decode_error(end.error).history, due_ms)
+            self._parked.put(held, due_ms)
+        due = self._parked.take_due(now_ms)
+        due += [self._turn.popleft() for _ in range(len(self._turn))]
+        if due:
+            self._claim(due)
+
+    @staticmethod
+    def _next_attempt(held: Held, n: int, history: bytes, due_ms: int) -> None:
+        held.message = next_attempt(held.message, n, history, due_ms)
+        held.end = None
+        held.suspect, held.seen, held.lone = False, 0, 0
 
     def _complain(self, now: float) -> None:
         """Too much is recorded that may not be committed yet: say so, or nobody knows why nothing goes on."""
@@ -244,7 +290,7 @@ class Consumer(threading.Thread):
 
     def _claim(self, batch: list[Held]) -> None:
         by_partition: dict[int, list[Held]] = {}
-        for held in batch:
+        for held in self._ledger.in_turn(batch):
             if not held.message.task:            # no task at all, see _invalid
                 self._publisher.publish([held])
             else:
@@ -253,7 +299,8 @@ class Consumer(threading.Thread):
             self._claim_group(partition, group)
 
     def _claim_group(self, partition: int, group: list[Held]) -> None:
-        entries = [ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, held.offset, m.group)
+        entries = [ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, held.offset, m.group,
+                              m.key is not None)
                    for held in group for m in (held.message,)]
         while not self._stop.is_set():
             if not self._gate.wait(LOOK_S):
@@ -264,7 +311,7 @@ class Consumer(threading.Thread):
             except RedisConnectionError as error:
                 self._gate.close(error)
                 continue
-            return self._obey(group, claims, round_)
+            return self._obey(*self._caught_up(group, claims), round_)
         return None
 
     def _obey(self, group: list[Held], claims: list[Claim], round_: int) -> None:
@@ -283,6 +330,8 @@ class Consumer(threading.Thread):
                     held.suspect = self._suspicion.falls_on(held.message.id, claim)
                     held.seen, held.lone = claim.seen, claim.lone
                 (run if held.end is None else ended).append(held)
+            elif answer == "WAIT":
+                self._parked.put(held, claim.due_ms)
             elif answer == "STALE":
                 end_now(Exit.STALE, f"a later epoch than {self._epoch} owns partition {held.partition}")
             elif answer == "SETTLE" and claim.state in MAY_OWE:
@@ -297,6 +346,23 @@ class Consumer(threading.Thread):
             self._write_again(ended)
         if run:
             self._ready.put(run)
+
+    def _caught_up(self, group: list[Held], claims: list[Claim]) -> tuple[list[Held], list[Claim]]:
+        """Those of them that are at the attempt at which their record is, which may be later than their messages'."""
+        later = [(held, claim) for held, claim in zip(group, claims, strict=True) if claim.attempt > held.message.n]
+        if not later:
+            return group, claims
+        try:
+            records = self._backend.read([held.message.id for held, _ in later])
+        except RedisConnectionError as error:
+            self._gate.close(error)
+            self._again.extend(held for held, _ in later)
+            left = [(held, claim) for held, claim in zip(group, claims, strict=True) if (held, claim) not in later]
+            return [held for held, _ in left], [claim for _, claim in left]
+        for (held, claim), record in zip(later, records, strict=True):
+            failure = error_of(record)
+            self._next_attempt(held, claim.attempt, failure.history if failure else b"", claim.due_ms)
+        return group, claims
 
     def _settle(self, owed: list[Held], round_: int) -> list[Held]:
         """Publish what is owed by tasks that had failed before; returns those that owe nothing."""

@@ -4,6 +4,8 @@ Owns the decision at the end of an attempt (`judge`) and the records that follow
 alone: whoever comes after a worker that died before it published makes the same ones again (`owed`; PROTOCOL.md rule 5,
 *record, publish, and settle*). Pure but for the clock; called by whatever thread ran the task, and by the consumer.
 
+A task with a key stays where it is: nothing is published, and the next attempt is made in its place (rule 8).
+
 A dead letter is owed by a task that was given up: TASK_CRASHED always; any other failure if retries were allowed, and
 are used up or make no sense, and of a task that was replayed from the dead letters. A task that may not be retried
 just fails.
@@ -80,7 +82,7 @@ class FollowUps:
                      error.error_type or error.code, m.n + 1, (decision.due_ms - ended_ms) / 1000)
             kept = encode_error(msgspec.structs.replace(error, history=history))
             entry = self._entry(held, RETRY, started_ms, ended_ms, b"", kept, decision.due_ms)
-            return entry, self.retry(held, history, decision.due_ms)
+            return entry, None if m.key is not None else self.retry(held, history, decision.due_ms)
         expired = error.code == TaskExpired.code                    # as a claim ends it: no letter
         if (decision.retries_allowed and not expired) or m.n > 0 or m.replay > 0:     # a replay that fails: again
             log.warning("%s failed for good (%s): %s", m.task, error.error_type or error.code, decision.reason)
@@ -99,7 +101,7 @@ class FollowUps:
     # ---- what somebody before us may not have published -------------------------------------------------------------
     def owed(self, held: Held, record: TaskRecordRaw | None) -> FollowUp | None:
         """What follows a task that had ended, or waited for its retry, when its message came again."""
-        error = _error_of(record)
+        error = error_of(record)
         if record is None or error is None:
             return None
         if record.state == "KO" and _is_dead(error, record.attempt):
@@ -141,6 +143,11 @@ def encode_fitting(letter: DeadLetterMessage, max_message_bytes: int) -> bytes:
         error=b"", original=letter.original[:CUT]))
 
 
+def stays(held: Held) -> bool:
+    """Has its attempt failed, and is the next one to be made in its place? It has a key, whose order is kept."""
+    return held.message.key is not None and held.end is not None and held.end.end == RETRY
+
+
 def next_attempt(message: TaskMessage, n: int, history: bytes, due_ms: int) -> TaskMessage:
     """The message of attempt `n` of a task."""
     return msgspec.structs.replace(message, n=n, history=history, due_ms=due_ms)
@@ -150,7 +157,8 @@ def _is_dead(error: TaskError, n: int) -> bool:
     return error.given_up or n > 0 or error.code == TaskCrashed.code
 
 
-def _error_of(record: TaskRecordRaw | None) -> TaskError | None:
+def error_of(record: TaskRecordRaw | None) -> TaskError | None:
+    """The error that a record carries, with the history of its attempts; None when there is none that can be read."""
     if record is None or not record.error:
         return None
     try:

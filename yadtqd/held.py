@@ -22,8 +22,8 @@ class Held:
     death, so it runs in a process of its own.
     """
 
-    __slots__ = ("cancelled", "claim_round", "end", "follow", "is_copy", "lone", "looked_ns", "message", "next_copy",
-                 "offset", "partition", "seen", "settled_at", "size", "suspect")
+    __slots__ = ("cancelled", "claim_round", "end", "follow", "in_lane", "is_copy", "lone", "looked_ns", "message",
+                 "next_copy", "offset", "partition", "seen", "settled_at", "size", "suspect")
 
     def __init__(self, partition: int, offset: int, message: TaskMessage, size: int) -> None:
         self.partition = partition
@@ -39,5 +39,6 @@ class Held:
         self.suspect = False                          # consumer, from the claim's answer
         self.seen = 0                                 # consumer: crashes counted against it
         self.lone = 0                                 # consumer: lone runs whose end nobody saw
+        self.in_lane = False                          # lanes: it has its place in the lane of its key
         self.is_copy = False                          # ledger: it waited for another record of the same id
         self.next_copy: Held | None = None            # ledger: another record of the same id, which waits

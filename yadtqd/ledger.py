@@ -1,7 +1,7 @@
 """What a worker holds: which tasks are in hand, which copies wait for them, how far each partition may be committed.
 
-Owns the offset trackers and the ids in hand of one worker. Called by its consumer, processor and bookkeeper threads,
-once per batch, under one lock. Never talks to Kafka or Redis.
+Owns the offset trackers, the ids in hand and the lanes of one worker. Called by its consumer, processor and bookkeeper
+threads, once per batch, under one lock. Never talks to Kafka or Redis.
 
 An id stays in hand until its end is *known durable*, not only until it is recorded: after a crash of Redis that lost
 the record, a waiting copy would otherwise be claimed, and run, before the end in memory was written again.
@@ -9,11 +9,12 @@ the record, a waiting copy would otherwise be claimed, and run, before the end i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 
 from yadtqd.held import Held
+from yadtqd.lanes import Lanes
 from yadtqd.offset_tracker import NOT_SETTLED, OffsetTracker
 
 PASSED = -1     # the size of a record whose offset was skipped while it was in hand: nobody waits for it
@@ -35,6 +36,8 @@ class Ledger:
         self._limits = limits or Limits()
         self._trackers: dict[int, OffsetTracker[Held]] = {p: OffsetTracker(at) for p, at in positions.items()}
         self._in_hand: dict[str, Held] = {}
+        self._lanes = Lanes()
+        self.on_turn: Callable[[list[Held]], object] = lambda _: None   # gets those whose turn it is now
         self._settled: deque[tuple[float, list[Held]]] = deque()   # what is recorded, and not known durable, by time
         self._bytes = 0
         self._open = dict.fromkeys(positions, 0)   # by partition: fetched and not settled
@@ -59,6 +62,18 @@ class Ledger:
         """These were answered LATE: returns those to be claimed again now (the others wait for a copy in hand)."""
         with self._lock:
             return [held for held in batch if self._enter(held)]
+
+    def in_turn(self, batch: list[Held]) -> list[Held]:
+        """Those that may be claimed now; a task with a key waits in its lane until the earlier ones have ended."""
+        if all(held.message.key is None for held in batch):
+            return batch
+        with self._lock:
+            return [held for held in batch if self._lanes.enter(held)]
+
+    @property
+    def behind(self) -> int:
+        """How many wait in lanes."""
+        return self._lanes.waiting
 
     def _enter(self, held: Held) -> bool:
         """Is it the one record in hand of its id? Else it queues behind the one that is."""
@@ -95,11 +110,14 @@ class Ledger:
         `round_` is `round` as it was before Redis was asked. False, and nothing done, when Redis was restarted since:
         it may have forgotten what it said.
         """
+        turn: list[Held] = []
         with self._lock:
             if round_ != self.round:
                 return False
             for held in batch:
                 held.settled_at = now
+                if held.message.key is not None and (following := self._lanes.leave(held)) is not None:
+                    turn.append(following)
                 self._open[held.partition] -= 1
                 if held.end is not None and held.size != PASSED:
                     grown = len(held.end.result) + len(held.end.error)
@@ -107,6 +125,8 @@ class Ledger:
                     self._bytes += grown
             self.open -= len(batch)
             self._settled.append((now, batch))
+        if turn:
+            self.on_turn(turn)
         return True
 
     def waiting(self, partition: int, end: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from yadtq.errors import RedisConnectionError, TaskCrashed
 from yadtqd.exits import Exit
-from yadtqd.follow_ups import RETRY
+from yadtqd.follow_ups import RETRY, stays
 from yadtqd.worker_exit import end_now
 
 if TYPE_CHECKING:
@@ -32,13 +32,14 @@ PATIENCE = 4                        # times what a flush takes: so recording tak
 
 class ResultWriter:
     """`on_late` gets tasks whose record went another way (claim again, obey); `on_follow` those that are recorded and
-    have something to be published before they are done."""
+    have something to be published before they are done; `on_stay` those whose next attempt is made in their place."""
 
     def __init__(self, backend: ResultBackend, ledger: Ledger, gate: RedisGate, slot: Slot, epoch: int, worker_id: str,
-                 on_late: Callable[[list[Held]], None], on_follow: Callable[[list[Held]], None]) -> None:
+                 on_late: Callable[[list[Held]], None], on_follow: Callable[[list[Held]], None],
+                 on_stay: Callable[[list[Held]], None]) -> None:
         self._backend, self._ledger, self._gate, self._slot = backend, ledger, gate, slot
         self._epoch, self._worker_id = epoch, worker_id
-        self._on_late, self._on_follow = on_late, on_follow
+        self._on_late, self._on_follow, self._on_stay = on_late, on_follow, on_stay
         self._pending: deque[Held] = deque()
         self._lock = threading.Lock()
         self.oldest_ns = 0          # monotonic time since when the oldest has been waiting
@@ -115,15 +116,24 @@ class ResultWriter:
             over = {held for held, answer in zip(group, answers, strict=True) if answer in ("CANCELLED", "CLEARED")}
             self._on_late(late)         # with their ends: the record may be of our own finish, and be lost yet
         self._count(done)
-        follow = [held for held in done if held.follow is not None and held not in over]
-        if follow:
-            for held in follow:
-                held.claim_round = round_
-            self._on_follow(follow)
-            done = [held for held in done if held.follow is None or held in over]
+        going_on = {held for held in done if (held.follow is not None or stays(held)) and held not in over}
+        if going_on:
+            self._go_on([held for held in done if held in going_on], round_)
+            done = [held for held in done if held not in going_on]
         if done and not self._ledger.settle(done, time.monotonic(), round_):
             self._pending.extendleft(reversed(done))     # Redis was restarted meanwhile: written again
         self.settled.set()
+
+    def _go_on(self, batch: list[Held], round_: int) -> None:
+        """Something follows these, or another attempt in their place, before they are done."""
+        for held in batch:
+            held.claim_round = round_
+        follow = [held for held in batch if held.follow is not None]
+        stay = [held for held in batch if held.follow is None]
+        if follow:
+            self._on_follow(follow)
+        if stay:
+            self._on_stay(stay)
 
     def _count(self, done: list[Held]) -> None:
         ends = [held.end.end for held in done if held.end is not None]

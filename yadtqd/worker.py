@@ -181,7 +181,7 @@ class Worker:
         self._publisher = Publisher(self._producer, self._backend, self._ledger, follow_ups, processor.lease_holds,
                                     wake, self._claim_again)
         self._writer = ResultWriter(self._backend, self._ledger, gate, ctx.slot, self._epoch, self._id,
-                                    self._claim_again, self._publisher.publish)
+                                    self._claim_again, self._publisher.publish, self._park)
         suspicion = Suspicion(witnessed=self._witnessed, named=ctx.suspects)
         self._consumer = Consumer(settings, self._transport, self._backend, self._ledger, gate, self._table,
                                   self._epoch, suspicion, self._publisher, ready, processor.window,
@@ -190,6 +190,7 @@ class Worker:
         self._bookkeeper = Bookkeeper(settings, self._backend, self._durability, self._ledger, gate, self._writer,
                                       self._publisher, self._consumer, processor, self._flights, processor.canceller,
                                       self._table, ctx.slot, ctx.partitions, self._epoch, self._id, self._wake)
+        self._ledger.on_turn = self._consumer.take_turn
         processor.writer, processor.claim_again = self._writer, self._consumer.claim_again
         processor.elsewhere = self._elsewhere(gate)
         self._heartbeat.current = lambda: processor.current or self._flights.shown()
@@ -224,6 +225,9 @@ class Worker:
 
     def _claim_again(self, batch: list[Held]) -> None:
         self._consumer.claim_again(batch)
+
+    def _park(self, batch: list[Held]) -> None:
+        self._consumer.park(batch)
 
     def _several_at_once(self) -> None:
         """Our slot can't name all that we run: whoever comes after us must suspect everything that we had claimed."""

@@ -36,6 +36,7 @@ def reachable_records() -> list[Record | None]:
         waiting = Record("Q", a, 1, None, x, g, "addition", 500, u=("c1", "c2"), replay=replay, seen=1, lone=2,
                          group="nightly" if (a + x + replay) % 2 else "")
         found += [waiting, waiting._replace(s="R", shown="R", f=b"why", w="h/w9", t1=510, due=900)]
+        found += [found[-1]._replace(p=0), found[-1]._replace(p=0, due=5000)]       # type: ignore[union-attr]
         if a == 0:
             found.append(waiting._replace(s="S", shown="S", due=900))
         for p, e in TOKENS:
@@ -94,10 +95,12 @@ SITUATIONS = list(itertools.product((0, 1), (1, 2, 3)))             # clear numb
 
 @pytest.mark.parametrize(("gen", "fence"), SITUATIONS)
 def test_claim(connection: redis.Redis, backend: ResultBackend, gen: int, fence: int) -> None:
-    cases = [(record, m) for record in reachable_records() for m in messages()]
+    cases = [(record, m._replace(stays=stays)) for record in reachable_records() for m in messages()
+             for stays in (False, True)]
 
     def act(ids: list[str], inputs: list[Message]) -> list[str]:
-        entries = [ClaimEntry(i, m.n, m.g, m.k, m.t0, 10 if m.expired else None, m.replay, m.o, m.group or None)
+        entries = [ClaimEntry(i, m.n, m.g, m.k, m.t0, 10 if m.expired else None, m.replay, m.o, m.group or None,
+                              m.stays)
                    for i, m in zip(ids, inputs, strict=True)]
         answers = backend.claim(*ME, entries, 2000)
         for (record, m), claim in zip(cases, answers, strict=fence <= ME.e):
@@ -107,6 +110,13 @@ def test_claim(connection: redis.Redis, backend: ResultBackend, gen: int, fence:
                 assert (claim.state, claim.seen, claim.lone) == (wanted.s, wanted.seen, wanted.lone)
             if claim.suspect:
                 assert (claim.seen, claim.lone) == (1, 2)
+            later = m.stays and record is not None and record.a > m.n and claim.answer in ("RUN", "WAIT")
+            later = later and record.g >= gen and record.replay == m.replay          # type: ignore[union-attr]
+            if claim.answer == "WAIT":
+                assert record is not None
+                assert (claim.attempt, claim.due_ms) == (record.a, record.due)
+            else:
+                assert claim.attempt == (record.a if later else -1)                  # type: ignore[union-attr]
         return ["SUSPECT" if claim.suspect else claim.answer for claim in answers]
 
     error = expired_error()
@@ -241,7 +251,7 @@ TASKS = ["task-0", "task-1"]           # few, so that the steps of a sequence me
 MOSTLY_0 = st.sampled_from([0, 0, 0, 0, 1])
 ANY_TASK, ANY_TOKEN = st.sampled_from(TASKS), st.builds(Token, MOSTLY_0, st.sampled_from([1, 2, 2, 2, 3]))
 A_MESSAGE = st.builds(Message, n=st.sampled_from([0, 0, 1, 1, 2]), g=MOSTLY_0, k=st.just("addition"), t0=st.just(1000),
-                      replay=MOSTLY_0, expired=MOSTLY_0.map(bool), o=st.integers(0, 9),
+                      replay=MOSTLY_0, expired=MOSTLY_0.map(bool), o=st.integers(0, 9), stays=MOSTLY_0.map(bool),
                       group=st.sampled_from(["", "nightly", "other"]))
 AN_END = st.sampled_from([End("OK", r=b"\x07"), End("OK", r=b"y" * 4097), End("KO", f=b"no"), End("CX"),
                           End("R", f=b"again")])
@@ -288,7 +298,7 @@ class Run:
 
     def claim(self, token: Token, entries: list[tuple[str, Message]]) -> None:
         got = self.backend.claim(*token, [ClaimEntry(t, m.n, m.g, m.k, m.t0, 5 if m.expired else None, m.replay, m.o,
-                                                     m.group or None)
+                                                     m.group or None, m.stays)
                                           for t, m in entries], 2000)
         words = ["SUSPECT" if one.suspect else one.answer for one in got]
         assert words == [self.apply(t, model.claim(self.shards[t], self.records[t], token, m, 2000, expired_error()))

@@ -83,6 +83,7 @@ class Message(NamedTuple):
     expired: bool = False
     o: int = -1
     group: str = ""
+    stays: bool = False             # its retries stay at its place in the log
 
 
 class End(NamedTuple):
@@ -119,7 +120,10 @@ def submit(shard: Shard, old: Record | None, g: int, k: str, t0: int, p: int, du
 
 
 def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int = 0, error: bytes = b"") -> Outcome:
-    """RUN; SUSPECT: run, and an older epoch's claim never ended; SETTLE; SKIP; STALE; CLEARED."""
+    """RUN; SUSPECT: run, and an older epoch's claim never ended; WAIT; SETTLE; SKIP; STALE; CLEARED.
+
+    The message of a task whose retries stay in their place is that of all its attempts: the record says which is next.
+    """
     if not shard.enter(*token):
         return old, "STALE"
     if m.g < shard.gen:
@@ -134,6 +138,8 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
         return (_expire(fresh, token, m, now, error), "SETTLE") if m.expired else (fresh, "RUN")
     if record.replay > m.replay:
         return old, "SKIP"
+    if m.stays:
+        m = m._replace(n=max(m.n, record.a))
     if record.ended:
         if record.s == "CX" and record.o < 0:
             record = record._replace(p=token.p, o=m.o)          # its message is here: from now on it may expire
@@ -145,12 +151,16 @@ def claim(shard: Shard, old: Record | None, token: Token, m: Message, now: int =
         return old, "SETTLE" if record.s == "R" and record.a == m.n + 1 else "SKIP"
     if record.s == "P" and record.a == m.n and record.p != token.p:
         return old, "SKIP"                                      # before all else: its body may run there
+    if record.s == "R" and m.stays and record.a == m.n and record.p != token.p:
+        return old, "SKIP"                                      # or will
     if record.x:
         named = record if record.s != "X" else record._replace(k=m.k, t0=m.t0, group=m.group)
         return named._replace(s="CX", a=m.n, shown="CX", p=token.p, e=record.e if record.s == "P" else None, t2=now,
                               o=m.o, r=b"", f=b"", u=()), "SETTLE"
     if m.expired:
         return _expire(record, token, m, now, error), "SETTLE"
+    if record.s == "R" and m.stays and record.a == m.n and record.due > now:
+        return old, "WAIT"
     suspect = mine and _epoch(record) < token.e
     shown = "P" if record.shown == "P" else "Q"
     taken = record._replace(s="P", a=m.n, p=token.p, e=token.e, x=False, g=m.g, shown=shown)

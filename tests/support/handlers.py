@@ -170,3 +170,28 @@ def slow_retry() -> None:
 def sleep_and_fail(for_s: float) -> None:
     time.sleep(for_s)
     raise ValueError("after a while")
+
+
+@task("t.keyed", max_retries=4, retry_backoff_s=0.2, retry_jitter=0.0)
+def keyed(path: str, word: str, failures: int = 0, for_s: float = 0.0) -> str:
+    """Notes its beginning and its end; fails so many times."""
+    with open(path, "a+") as journal:
+        journal.seek(0)
+        before = sum(line.split() == ["end", word] for line in journal)
+    _note(path, f"begin {word}")
+    time.sleep(for_s)
+    _note(path, f"end {word}")
+    if before < failures:
+        raise ConnectionError(f"attempt {before}")
+    return word
+
+
+@task("t.keyed_async", max_retries=4, retry_backoff_s=0.1, retry_jitter=0.0)
+async def keyed_async(path: str, word: str, failures: int = 0, for_s: float = 0.0) -> str:
+    await asyncio.sleep(0)
+    return keyed(path, word, failures, for_s)
+
+
+@task("t.keyed_isolated", isolated=True, max_retries=4, retry_backoff_s=0.1, retry_jitter=0.0)
+def keyed_isolated(path: str, word: str, failures: int = 0, for_s: float = 0.0) -> str:
+    return keyed(path, word, failures, for_s)

@@ -52,7 +52,7 @@ def writer_of(calls: list[str], ledger: Ledger, gate: RedisGate, failures: int) 
         calls.extend(f"{held.message.id} published" for held in batch)
 
     backend: Any = Backend(calls, failures)
-    return ResultWriter(backend, ledger, gate, NOBODY, 1, "w", lambda _: None, publish)
+    return ResultWriter(backend, ledger, gate, NOBODY, 1, "w", lambda _: None, publish, lambda _: None)
 
 
 def test_what_follows_is_published_once_the_end_is_recorded_and_not_before() -> None:

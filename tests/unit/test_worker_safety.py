@@ -238,7 +238,7 @@ def test_a_kafka_that_refuses_to_delete_does_not_stop_expiry() -> None:
 # ---- memory, while Redis is away ------------------------------------------------------------------------------------
 def test_large_results_that_wait_for_redis_are_bounded() -> None:
     gate = RedisGate(lambda: None)
-    parts: list[Any] = [None, None, gate, None, 1, "w", None, None]
+    parts: list[Any] = [None, None, gate, None, 1, "w", None, None, None]
     writer = ResultWriter(*parts)
     for n in range(70):
         one = held(offset=n)
@@ -315,7 +315,7 @@ def test_what_has_ended_here_is_written_again_and_not_run_again() -> None:
     ledger = Ledger({0: 0})
     ledger.take([ended, other])
     parts: list[Any] = [None, ledger, RedisGate(lambda: None), SimpleNamespace(count=lambda **_: None), 1, "w",
-                        late.extend, None]
+                        late.extend, None, None]
     ended.end = end_of(ended)
     ResultWriter(*parts)._obey([ended], ["LATE"], ledger.round)
     assert late == [ended]

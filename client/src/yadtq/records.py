@@ -105,16 +105,23 @@ class ClaimEntry(NamedTuple):
     replay: int = 0
     offset: int = -1
     group: str | None = None
+    stays: bool = False             # its retries stay at its place in the log: it has a key
 
 
 class Claim(NamedTuple):
-    """The answer to a claim: RUN, SETTLE, SKIP, STALE or CLEARED; on SETTLE `state` says how the attempt ended."""
+    """The answer to a claim: RUN, WAIT, SETTLE, SKIP, STALE or CLEARED; on SETTLE `state` says how the attempt ended.
+
+    `attempt`, where it is not -1, is the attempt to be run instead of the message's own, which has failed: at once, or
+    with WAIT when it is due.
+    """
 
     answer: str
     suspect: bool = False
     state: str = ""
     seen: int = 0
     lone: int = 0
+    attempt: int = -1
+    due_ms: int = 0
 
 
 class FinishEntry(NamedTuple):

@@ -40,17 +40,19 @@ local function submit(keys, argv)
   return concat(out)
 end
 
--- ---- claim: [p, e, now, inline error of expired] id n g type t0 replay expired offset ------------------------------
--- -> {letters, then state, seen, lone of each U and E}: R run, U run as suspect, E settle, K skip, X stale, C cleared
+-- ---- claim: [p, e, now, inline error of expired] id n g type t0 replay expired offset stays ------------------------
+-- -> {letters, then state, seen, lone of each U and E; attempt, seen, lone of each I and J; attempt, due, 0 of each W}:
+-- R run, U run as suspect, I and J the same for a later attempt, W wait for that, E settle, K skip, X stale, C cleared
 local function claim(keys, argv)
   local meta, a = keys[1], cmsgpack.unpack(argv[1])
   local p, e, now = a[1], a[2], a[3]
   local stale, gen = guard(meta, p, e)
-  if stale then return {string.rep('X', (#a - 3) / 8)} end
+  if stale then return {string.rep('X', (#a - 3) / 9)} end
   local b, out, more, j = batch(meta), {}, {}, 0
-  local names, raws = records(b, a, 4, 8)
-  for i = 4, #a, 8 do
+  local names, raws = records(b, a, 4, 9)
+  for i = 4, #a, 9 do
     local id, n, g, k, t0, replay, expired, off = a[i], a[i+1], a[i+2], a[i+3], a[i+4], a[i+5], a[i+6], a[i+7]
+    local stays = a[i+8] == 1                             -- its retries stay at its place in the log
     j = j + 1
     local raw = raws[j]
     local s, shown, x, v, ra, rp, re, rg, seen, lone, life, nonce = control(raw)
@@ -63,6 +65,8 @@ local function claim(keys, argv)
         s = nil
       end
       local answer, ends, err = 'R', nil, ''
+      local resumed = s and stays and life == replay and n < ra
+      if resumed then n = ra end                          -- the message is of all its attempts: the record says which
       if not s then
         if expired == 1 then
           answer, ends, err = 'E', KO, argv[2]
@@ -86,12 +90,14 @@ local function claim(keys, argv)
         answer = 'X'
       elseif n < ra then
         answer = (s == R and ra == n + 1) and 'E' or 'K'
-      elseif s == P and n == ra and rp ~= p then
-        answer = 'K'                                      -- before all else: its body may run there
+      elseif rp ~= p and n == ra and (s == P or s == R and stays) then
+        answer = 'K'                                      -- before all else: its body may run there, or will
       elseif x == 1 then
         answer, ends = 'E', CX
       elseif expired == 1 then
         answer, ends, err = 'E', KO, argv[2]
+      elseif s == R and stays and n == ra and rest_due(raw) > now then
+        answer = 'W'
       else
         if s == P and n == ra and re < e then answer = 'U' end
         local show = shown == P and P or Q
@@ -119,10 +125,16 @@ local function claim(keys, argv)
         enter(b, rg, ends, k, id, t0)
         tell(b, u, id, NAME[ends], n, nil, err)
       end
+      if resumed and answer == 'R' then answer = 'I' end
+      if resumed and answer == 'U' then answer = 'J' end
       out[j] = answer
+      local m = #more
       if answer == 'U' or answer == 'E' then
-        local m = #more
         more[m + 1], more[m + 2], more[m + 3] = ends or s, seen, lone
+      elseif answer == 'I' or answer == 'J' then
+        more[m + 1], more[m + 2], more[m + 3] = n, seen, lone
+      elseif answer == 'W' then
+        more[m + 1], more[m + 2], more[m + 3] = n, rest_due(raw), 0
       end
     end
   end

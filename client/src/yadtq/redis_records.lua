@@ -55,6 +55,11 @@ local function brief(raw)
   return t0, sub(raw, HEAD_LEN + 1, HEAD_LEN + nk), nu > 0 and sub(raw, -nu) or ''
 end
 
+local function rest_due(raw)
+  local _, _, _, _, _, _, _, _, _, due = unpack_s(REST, raw, CTL_LEN + 1)
+  return due
+end
+
 -- a record from its fields; the second form keeps all that follows the control bytes of an older one
 local function record(s, shown, x, v, a, p, e, g, seen, lone, replay, nonce, t0, t1, t2, o, due, k, w, r, f, u)
   return pack(CTL, MAGIC, s, shown, x, v, HEAD_LEN + #k + #w + #r + #f + #u, a, p, e, g, seen, lone, replay, nonce) ..

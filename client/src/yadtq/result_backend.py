@@ -106,11 +106,11 @@ class ResultBackend:
     def _claim_call(self, partition: int, epoch: int, now_ms: int, shard: int, entries: Sequence[ClaimEntry]) -> bytes:
         flat: list[Any] = [partition, epoch, now_ms]
         any_expired = False
-        for task_id, n, g, task, submitted_ms, expires_ms, replay, offset, group in entries:
+        for task_id, n, g, task, submitted_ms, expires_ms, replay, offset, group, stays in entries:
             expired = expires_ms is not None and expires_ms <= now_ms
             any_expired = any_expired or expired
             flat += (task_id, n, g, task if group is None else kind_of(task, group), submitted_ms, replay,
-                     1 if expired else 0, offset)
+                     1 if expired else 0, offset, 1 if stays else 0)
         return call("claim", shard, flat, (_expired_error(),) if any_expired else ())
 
     def started(self, partition: int, epoch: int, entries: Sequence[tuple[str, int, int]], worker: str, *,
@@ -305,6 +305,11 @@ def _claim_details(letter: int, details: Iterator[int]) -> Claim:
     state, seen, lone = next(details), next(details), next(details)
     if letter == ord("U"):
         return Claim("RUN", True, "", seen, lone)
+    if letter == ord("W"):
+        return Claim("WAIT", attempt=state, due_ms=seen)
+    if letter in (ord("I"), ord("J")):
+        suspect = letter == ord("J")
+        return Claim("RUN", suspect, "", seen if suspect else 0, lone if suspect else 0, attempt=state)
     return Claim("SETTLE", False, STATES[state], seen, lone)
 
 
