@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,9 @@ class Processor:
     def run(self) -> None:
         """Run what is claimed until drained or recycled."""
         ready, writer = self._ready, self.writer
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         while not (self._guard.fired or (self._drain_until and ready.empty())):
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)    # a handler may have left signals blocked: SIGTERM too
             batch = ready.get()
             self._busy()
             now_ns = time.monotonic_ns()

@@ -127,3 +127,15 @@ def test_a_drain_lets_them_end_or_breaks_them_off_without_counting_it(quick: Set
 def processes_of(pid: int) -> list[int]:
     """The children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_handler_that_leaves_signals_blocked_keeps_its_worker_from_nothing(quick: Settings, user: QueueUser) -> None:
+    with RoleHost(quick, own=(0,)) as host:
+        pid = host.start("worker", "w0", (0,))
+        assert user.result(user.submit("p.block_signals")) == pid
+        assert user.result(user.submit("addition", 1, 2)) == 3
+        blocked = next(line for line in Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines()
+                       if line.startswith("SigBlk"))
+        assert int(blocked.split()[1], 16) == 0
+        host.kill("w0", signal.SIGTERM)
+        assert host.status("w0", 20) == Exit.OK

@@ -235,6 +235,13 @@ async def async_cleans_up(path: str, token: int) -> None:
         note(path, what="cleaned", token=token)
 
 
+@task("p.block_signals")
+def block_signals() -> int:
+    """Returns with all signals blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    return os.getpid()
+
+
 @task("p.deafen")
 def deafen(topic: str, partition: int) -> str:
     """Have this worker's Kafka consumer bring nothing more of a partition, for good, by its own library's API."""
