@@ -20,6 +20,7 @@ from yadtq.log import context
 from yadtq.running import enter
 from yadtqd.body import CANCELLED, Deadlines, Outcome, deadlines, refused, run_body, timed_out
 from yadtqd.cancelling import LAY_NS
+from yadtqd.offset_tracker import NOT_SETTLED
 from yadtqd.shared import Shared, boottime_ns
 from yadtqd.slot import ID_BYTES
 from yadtqd.soft_timeout import OWN_TIMER_BELOW_S
@@ -60,6 +61,7 @@ class Processor:
         self._busy = busy                   # tells the bookkeeper that there is work
         self._lease_at = Shared.lease_ns.index
         self._limit = settings.max_payload_bytes
+        self._behind: dict[str, list[Held]] = {}    # by key: what is being claimed again
         self._average_s = 0.001             # of a task, in this thread
         self._drain_until = 0.0             # monotonic, until when claimed tasks are begun; 0: not draining
         self.drain_deadline = 0.0           # until when what runs may go on
@@ -154,8 +156,8 @@ class Processor:
             return
         if boottime_ns() >= self._shared.cells[self._lease_at] and not self._wait_for_lease():
             return
-        if held.claim_round != self._ledger.round:
-            self.claim_again([held])                # Redis was restarted since it was claimed
+        if held.claim_round != self._ledger.round or (self._behind and self._comes_too_early(held)):
+            self._again(held)       # Redis was restarted since it was claimed, or since one of its key before it was
             return
         message = held.message
         context(task_id=message.id, partition=held.partition)
@@ -178,6 +180,23 @@ class Processor:
             self._here(held, task_type, limits)
         elif not begun and not self._too_late():
             self._one(held)                         # what forbade it is looked at anew
+
+    def _again(self, held: Held) -> None:
+        """Have it claimed again, which puts it behind what is claimed already: the next of its key has to follow it."""
+        key = held.message.key
+        if key is not None and held not in (behind := self._behind.setdefault(key, [])):
+            behind.append(held)
+        self.claim_again([held])
+
+    def _comes_too_early(self, held: Held) -> bool:
+        """Does one of its key that was accepted before it still come back from being claimed again?"""
+        key = held.message.key
+        if key is None or key not in self._behind:
+            return False
+        behind = [one for one in self._behind.pop(key) if one is not held and one.settled_at == NOT_SETTLED]
+        if behind:
+            self._behind[key] = behind
+        return any(one.partition == held.partition and one.offset < held.offset for one in behind)
 
     def _ended_before(self, held: Held) -> Outcome | None:
         """How it ends without being run: it was cancelled or expired since it was claimed, or its last worker killed

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.guarantees import History, broken_promises
+from tests.support.recorded import History, broken_promises
 from yadtq import YADTQClient
 
 BATCH = 15

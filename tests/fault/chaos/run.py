@@ -4,6 +4,7 @@ Keeps everything (logs, the history, the report) in its folder when something di
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ class LoadProcess:
         reap_with_us(self._process.pid)
         self.figures: dict[str, int] = {}
         self.finished = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     @property
     def pid(self) -> int:
@@ -103,6 +105,11 @@ class LoadProcess:
         """Be gone."""
         self._process.kill()
         self._process.wait(10)
+        self._listener.join(10)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 def run(order: Order, say: Callable[[str], None] = print) -> dict[str, Any]:
