@@ -33,15 +33,14 @@ class Flight(NamedTuple):
 
 
 class Flights:
-    """`on_several` is called when for the first time something runs in this process beside the main thread: from then
-    on the slot does not name all that would be suspect if this worker died."""
+    """`beside(True)` is called before something runs in this process beside the main thread, `beside(False)` when
+    nothing does any more: meanwhile the slot does not name all that would be suspect if this worker died."""
 
-    def __init__(self, slot: Slot, on_several: Callable[[], object]) -> None:
-        self._slot, self._on_several = slot, on_several
+    def __init__(self, slot: Slot, beside: Callable[[bool], object]) -> None:
+        self._slot, self._beside = slot, beside
         self._lock = threading.Condition(threading.Lock())
         self._all: dict[int, Flight] = {}
         self._next = _BASE
-        self._several = False
         self.apart = self.suspects = self.alone = 0     # how many run apart, and of those, suspects, and all alone
         self._shown = 0
         self._main_has_slot = False
@@ -56,10 +55,9 @@ class Flights:
 
     def begin(self, flight: Flight) -> int:
         """Returns the number under which it ends."""
-        if not (flight.apart or self._several):
-            self._several = True
-            self._on_several()
         with self._lock:
+            if not flight.apart and len(self._all) == self.apart:
+                self._beside(True)
             self._next += 1
             self._all[self._next] = flight
             self.apart += flight.apart
@@ -75,6 +73,8 @@ class Flights:
             self.apart -= flight.apart
             self.suspects -= flight.suspect
             self.alone -= flight.alone
+            if not flight.apart and len(self._all) == self.apart:
+                self._beside(False)
             self._show()
             self._lock.notify_all()
 

@@ -124,6 +124,7 @@ class Worker:
         self._witnessed = all(self._table[p].epoch for p in self._ctx.partitions)
         for partition in self._ctx.partitions:
             self._table[partition].epoch = self._epoch
+        self._generations = {p: self._table[p].generation for p in self._ctx.partitions}
         self._fence()
         self._positions = self._committed()
         self._transport: TransportConsumer = opening.result()
@@ -174,7 +175,7 @@ class Worker:
         self._ledger = Ledger(self._positions)
         gate = RedisGate(wake)
         follow_ups = FollowUps(settings, self._registry, self._id)
-        self._flights = Flights(ctx.slot, self._several_at_once)
+        self._flights = Flights(ctx.slot, self._run_beside)
         hard = frozenset((h.partition, h.offset, h.task_id, h.attempt) for h in ctx.hard_timed_out)
         self._processor = processor = Processor(settings, self._registry, ctx.slot, ctx.shared, self._guard,
                                                 self._ledger, ready, self._flights, follow_ups, hard, wake)
@@ -229,10 +230,14 @@ class Worker:
     def _park(self, batch: list[Held]) -> None:
         self._consumer.park(batch)
 
-    def _several_at_once(self) -> None:
-        """Our slot can't name all that we run: whoever comes after us must suspect everything that we had claimed."""
+    def _run_beside(self, several: bool) -> None:
+        """While our slot can't name all that we run, whoever comes after us must suspect everything that we claimed."""
         for partition in self._ctx.partitions:
-            self._table[partition].epoch = 0
+            row = self._table[partition]
+            if several:
+                row.epoch = 0
+            elif row.owned and row.generation == self._generations[partition]:
+                row.epoch = self._epoch
 
     # ---- working ----------------------------------------------------------------------------------------------------
     def _work(self) -> int:

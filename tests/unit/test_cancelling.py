@@ -121,7 +121,7 @@ def test_a_scope_cancels_one_coroutine(when: str, swallow: bool) -> None:
 
 # ---- several at once -------------------------------------------------------------------------------------------------
 def test_a_cancelled_flight_is_the_one_that_the_slot_shows(slot: Slot) -> None:
-    flights = Flights(slot, lambda: None)
+    flights = Flights(slot, lambda _: None)
     told: list[str] = []
     soon, late, apart = held(), held(), held()
     flights.begin(Flight(soon, 1, 1, 500))

@@ -118,8 +118,8 @@ def test_arguments_that_do_not_fit_the_signature() -> None:
 # ---- what the slot shows --------------------------------------------------------------------------------------------
 def test_the_slot_shows_the_flight_that_must_land_first() -> None:
     slot = Slot(0, memoryview(bytearray(SLOT_BYTES)))
-    several: list[int] = []
-    flights = Flights(slot, lambda: several.append(1))
+    several: list[bool] = []
+    flights = Flights(slot, several.append)
 
     def flight(task_id: str, hard_ns: int) -> Flight:
         return Flight(Held(0, 0, message(id=task_id), 1), 1, 1, hard_ns)
@@ -141,14 +141,15 @@ def test_the_slot_shows_the_flight_that_must_land_first() -> None:
     assert shown() == "b"
     flights.end(b)
     assert shown() == "a"
+    assert several == [True]                         # told once, and again when nothing runs beside any more
     flights.end(a)
     assert shown() is None
-    assert several == [1]
+    assert several == [True, False]
 
 
 def test_a_pool_runs_no_more_than_it_has_threads() -> None:
     slot = Slot(0, memoryview(bytearray(SLOT_BYTES)))
-    flights = Flights(slot, lambda: None)
+    flights = Flights(slot, lambda _: None)
     running, most, lock, go = 0, 0, threading.Lock(), threading.Semaphore(0)
     ends: list[Outcome] = []
 

@@ -43,7 +43,7 @@ def task_type(handler: Any = lambda: 1, **fields: Any) -> TaskType:
 
 
 def flights() -> Flights:
-    return Flights(Slot(0, memoryview(bytearray(SLOT_BYTES))), lambda: None)
+    return Flights(Slot(0, memoryview(bytearray(SLOT_BYTES))), lambda _: None)
 
 
 # ---- the lease, before each body ------------------------------------------------------------------------------------
