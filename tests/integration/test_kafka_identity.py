@@ -57,7 +57,7 @@ def test_it_is_learnt_anew_when_the_cluster_is_another(settings: Settings, monke
         for known, cluster, again in [("", "new", 0), ("old/t", None, 0), ("new/t", "new", 0), ("old/t", "new", 1)]:
             asked.clear()
             shared.kafka = known
-            one._consumer = SimpleNamespace(_cluster=SimpleNamespace(cluster_id=cluster))
+            one._member.consumer = SimpleNamespace(_cluster=SimpleNamespace(cluster_id=cluster))
             one._look_at_cluster()
             assert len(asked) == again, (known, cluster)
     finally:

@@ -72,7 +72,7 @@ def test_exit_statuses_stay_what_they_are():
         "DRAIN_CUT_SHORT": 6}
     assert {e.name: e.value for e in Exit} == {
         "OK": 0, "CRASHED": 1, "STOP_FATAL_CONFIG": 3, "STALE": 4, "SOFT_RECYCLE": 5, "LOST_LEASE": 6,
-        "INITIALIZATION_FAILED": 7, "KAFKA_REPLACED": 8}
+        "INITIALIZATION_FAILED": 7, "KAFKA_REPLACED": 8, "RECYCLED": 9}
 
 
 # ---- the pid file
