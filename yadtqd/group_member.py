@@ -43,7 +43,7 @@ class GroupMember:
 
     def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool, hand_over_s: float,
                  **options: Any) -> None:
-        self._settings, self._group, self._topic, self._who = settings, group, topic, who
+        self._settings, self._group, self._topic, self.who = settings, group, topic, who
         self._reads, self._hand_over_s, self._options = reads, hand_over_s, options
         self.events: deque[tuple[str, list[int]]] = deque()
         self.stable_turns = 0               # how often the lease was looked at with the place in the group stable
@@ -160,7 +160,7 @@ class GroupMember:
             self.ask(self.consumer.commit, offsets, timeout_ms=CALL_S * 1000)
         except YADTQError as error:
             refused = isinstance(error.__cause__, errors.CommitFailedError | errors.RebalanceInProgressError)
-            log.log(logging.INFO if refused else logging.WARNING, "%s: commit of %s: %s", self._who, positions, error)
+            log.log(logging.INFO if refused else logging.WARNING, "%s: commit of %s: %s", self.who, positions, error)
             return False
         return True
 

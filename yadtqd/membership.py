@@ -12,17 +12,15 @@ to another only when the next poll says that we are ready. With `assignment = "s
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from typing import TYPE_CHECKING
 
-from yadtq.errors import KafkaConnectionError, TooFewPartitions, YADTQError
+from yadtq.errors import TooFewPartitions, YADTQError
 from yadtq.transport import open_admin
 from yadtqd import kafka_identity
 from yadtqd.assignment import Assignment
-from yadtqd.beater import Beater, patience_s
-from yadtqd.exits import Exit
-from yadtqd.group_member import CALL_S, FatalMembership, GroupMember
+from yadtqd.group_member import CALL_S, GroupMember
+from yadtqd.member_loop import MemberLoop
 from yadtqd.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -34,50 +32,27 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1                # a look at events, watermarks and the lease at least so often
 HAND_OVER_POLL_S = 0.01     # while a worker is awaited
-RETRY_S = 0.3
 RECOMMIT_S = 3600.0         # committed offsets expire (7 days) though nothing changes
 END_OFFSETS_S = 5.0         # of partitions without a worker, for the lag that people see
 
 
-class Membership:
-    """The loop."""
+class Membership(MemberLoop):
+    """What a turn of the loop does."""
 
     def __init__(self, ctx: ChildContext) -> None:
-        self._ctx, self._settings, self._shared = ctx, ctx.settings, ctx.shared
+        super().__init__(ctx)
+        self._shared = ctx.shared
         self._table = ctx.shared.partitions
         self._assignment = Assignment(ctx.shared)
         settings = ctx.settings
         self._member = GroupMember(
             settings, settings.kafka_group, settings.kafka_task_topic, who="membership", reads=False,
             hand_over_s=settings.drain_timeout_s + 2 * settings.kafka_session_timeout_ms / 1000 + 60)
-        self._stopping = False
         self._continues = False             # an earlier membership's lease was still certain when we joined
         self._commit_at = self._ends_at = 0.0
         self._recommit_at = time.monotonic() + RECOMMIT_S
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
-    def run(self) -> int:
-        """Until SIGTERM; then the last positions are committed and the place in the group is kept (static member)."""
-        signal.signal(signal.SIGTERM, self._stop)
-        self._ctx.slot.state = WorkerState.STARTING
-        beater = Beater(self._ctx.slot, patience_s(self._settings))
-        beater.start()
-        while not self._stopping:
-            beater.came_round()
-            try:
-                if self._member.consumer is None:
-                    self._connect()
-                self._turn()
-            except FatalMembership as error:
-                log.critical("%s", error)
-                return Exit.STOP_FATAL_CONFIG
-            except KafkaConnectionError as error:
-                self._ctx.slot.waiting_for = 1
-                log.warning("membership: %s", error)
-                time.sleep(RETRY_S)
-        self._say_goodbye()
-        return Exit.OK
-
     def _turn(self) -> None:
         if not self._assignment.leaving:
             self._member.poll(POLL_S)
@@ -89,9 +64,6 @@ class Membership:
         self._look_at_ends(time.monotonic())
         if self._assignment.leaving:
             time.sleep(HAND_OVER_POLL_S)
-
-    def _stop(self, *_: object) -> None:
-        self._stopping = True
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
     def _connect(self) -> None:
@@ -116,10 +88,10 @@ class Membership:
             return
         if self._member.stable_turns == 1:
             self._continues = self._shared.lease_left_s() > 0
-            self._ctx.slot.state = WorkerState.RUNNING
+            self._slot.state = WorkerState.RUNNING
         if until_ns > self._shared.lease_ns:
             self._shared.lease_ns = until_ns
-            self._ctx.slot.waiting_for = 0
+            self._slot.waiting_for = 0
 
     def _gain(self) -> None:
         """Find out where the partitions that we were given begin; then they are ours."""

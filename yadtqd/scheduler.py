@@ -9,16 +9,14 @@ yadtqd.wheel, sending is yadtqd.scheduler_outbox's. It never talks to Redis and 
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from yadtq.errors import KafkaConnectionError, TooFewPartitions, YADTQError
+from yadtq.errors import TooFewPartitions, YADTQError
 from yadtq.names import scheduler_group
 from yadtq.transport import ensure_topics
-from yadtqd.beater import Beater, patience_s
-from yadtqd.exits import Exit
-from yadtqd.group_member import FatalMembership, GroupMember
+from yadtqd.group_member import GroupMember
+from yadtqd.member_loop import RETRY_S, MemberLoop
 from yadtqd.scheduler_outbox import Outbox, why_refused
 from yadtqd.shared import boottime_ns
 from yadtqd.slot import WAITS_FOR_KAFKA, WAITS_FOR_UPGRADE
@@ -34,7 +32,6 @@ POLL_S = 0.5                # when nothing is due earlier
 UNSETTLED_POLL_S = 0.1      # while there is no certain place in the group, or after an error
 ACK_POLL_S = 0.005          # while Kafka has yet to acknowledge
 SHORTEST_POLL_S = 0.002
-RETRY_S = 0.3
 HAND_OVER_S = 2.0           # for what is under way of a level that goes to another host
 HAND_OVER_LIMIT_S = 60.0    # between two polls, before the group gives our levels away
 GOODBYE_S = 0.5
@@ -43,11 +40,11 @@ FETCH_BYTES = 262_144       # per level and fetch, parsed at one go: some millis
 ALL_AT_ONCE = 1_000_000     # never leave a rest of a fetch in the library: it forgets it when its level is paused
 
 
-class Scheduler:
-    """The loop."""
+class Scheduler(MemberLoop):
+    """What a turn of the loop does."""
 
     def __init__(self, ctx: ChildContext) -> None:
-        self._ctx, self._settings, self._slot = ctx, ctx.settings, ctx.slot
+        super().__init__(ctx)
         self._member = GroupMember(
             ctx.settings, scheduler_group(ctx.settings.kafka_group), ctx.settings.kafka_delayed_topic, who="scheduler",
             reads=True, hand_over_s=HAND_OVER_LIMIT_S, fetch_max_wait_ms=FETCH_WAIT_MS,
@@ -60,34 +57,8 @@ class Scheduler:
         self._not_before = 0.0              # monotonic s: after an error of Kafka's
         self._commit_at = 0.0
         self._newer = ""
-        self._stopping = False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
-    def run(self) -> int:
-        """Until SIGTERM; then what is under way is waited for and committed, and the place in the group is kept."""
-        signal.signal(signal.SIGTERM, self._stop)
-        self._slot.state = WorkerState.STARTING
-        beater = Beater(self._slot, patience_s(self._settings))
-        beater.start()
-        while not self._stopping:
-            beater.came_round()
-            try:
-                if self._member.consumer is None:
-                    self._connect()
-                self._turn()
-            except FatalMembership as error:
-                log.critical("%s", error)
-                return Exit.STOP_FATAL_CONFIG
-            except KafkaConnectionError as error:
-                self._slot.waiting_for = WAITS_FOR_KAFKA
-                log.warning("scheduler: %s", error)
-                time.sleep(RETRY_S)
-        self._say_goodbye()
-        return Exit.OK
-
-    def _stop(self, *_: object) -> None:
-        self._stopping = True
-
     def _connect(self) -> None:
         try:
             ensure_topics(self._settings)
