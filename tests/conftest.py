@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 
-# A busy machine makes slow examples, which say nothing about the code.
-hypothesis.settings.register_profile("yadtq", deadline=None,
-                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# A busy machine makes slow examples, and random histories take much data: neither says anything about the code.
+hypothesis.settings.register_profile("yadtq", deadline=None, suppress_health_check=[
+    hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large])
 hypothesis.settings.load_profile("yadtq")
 
 
@@ -85,11 +85,16 @@ def settings_for(kafka: KafkaServer, redis_server: RedisServer, prefix: str, tmp
 @pytest.fixture
 def redis_server(shared_redis: RedisServer) -> RedisServer:
     """The session's Redis, emptied (one database holds one queue, and tests follow each other): leave it running."""
+    empty(shared_redis)
+    return shared_redis
+
+
+def empty(server: RedisServer) -> None:
+    """Have a Redis forget everything."""
     import redis
 
-    with redis.Redis(host=shared_redis.host, port=shared_redis.port) as connection:
+    with redis.Redis(host=server.host, port=server.port) as connection:
         connection.flushall()
-    return shared_redis
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import settings_for
+from tests.conftest import empty, settings_for
 from tests.fault.chaos.load import as_read
 from tests.support.chaos_tasks import HISTORY_FILE, HOST
 from tests.support.daemon import Daemon, wait_for
-from tests.support.guarantees import Rules, unexcused, violations
+from tests.support.guarantees import Rules, Violation, unexcused, violations
 from tests.support.history import Ended, Fault, History, Journal, Letter, Read, Started, Submitted, now
 from tests.support.mutations import FAULT, MARK, MUTATION, functions_without_epochs
 from tests.support.services import KafkaServer, RedisServer
@@ -31,7 +31,8 @@ from yadtq.result_backend import ResultBackend
 from yadtq.task import new_task_id
 from yadtq.transport import open_consumer
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
+TRIES = 3
 QUICK = {"num_partitions": 1, "max_workers": 1, "heartbeat_interval": 0.5, "auto_commit_interval_ms": 50,
          "tasks": ["tests.support.chaos_tasks", "tests.support.mutations"]}
 
@@ -157,7 +158,7 @@ def nobody_stops_the_worker(play: Play) -> None:
     worker = first.wait_running()[0]
     second = play.daemon("host2", **session)
     wait_for(lambda: "yadtqd is up" in second.tail(200), 40, "a second host")
-    ids = play.submit(60, 0.25, key="k")
+    ids = play.submit(40, 0.5, key="k")                 # shorter than the lease ends before the session does
     play.started(2)
     begun = now()
     hang = [first.pid, *(pid for pid in first.family() if pid != worker["pid"])]
@@ -182,22 +183,26 @@ SCRIPTS: dict[str, tuple[Callable[[Play], None], set[str]]] = {
 }
 
 
-@pytest.fixture
-def exits() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as exits:
-        yield exits
-
-
 @pytest.mark.parametrize("broken", [False, True], ids=["as it is", "broken"])
 @pytest.mark.parametrize("mutation", SCRIPTS)
 def test_a_rule_that_is_switched_off_is_missed(
-        kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path, exits: contextlib.ExitStack,
-        mutation: str, broken: bool) -> None:
+        kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path, mutation: str,
+        broken: bool) -> None:
     script, promises = SCRIPTS[mutation]
-    play = Play(settings_for(kafka, redis_server, topic_prefix, tmp_path), tmp_path, mutation if broken else "", exits)
-    script(play)
-    found = unexcused(violations(play.history(), Rules(max_crashes=1)))
-    assert {violation.promise for violation in found} == (promises if broken else set()), found
+    expected = promises if broken else set()
+    found: list[Violation] = []
+    for attempt in range(TRIES if broken else 1):       # some harm needs two things within the same tenth of a second
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        empty(redis_server)
+        with contextlib.ExitStack() as exits:
+            play = Play(settings_for(kafka, redis_server, f"{topic_prefix}{attempt}", folder), folder,
+                        mutation if broken else "", exits)
+            script(play)
+            found = unexcused(violations(play.history(), Rules(max_crashes=1)))
+        if {violation.promise for violation in found} == expected:
+            return
+    raise AssertionError(f"expected {expected}, found {found}")
 
 
 def test_without_epochs_a_zombie_goes_on(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_letter_tells_all_about_its_task(client):
     task_id = client.submit_task("brittle", [7], {"name": "x"}, key="k", max_retries=1)
     with pytest.raises(TaskFailed):
         client.get_result(task_id, timeout=5)
-    letter = next(iter(client.dead_letters(limit=1)), None) or client.get_dead_letter(task_id)
+    letter, = wait_for_letters(client, 1)
     assert letter == client.get_dead_letter(task_id)
     assert (letter.id, letter.task, letter.code, letter.message) == (task_id, "brittle", "TASK_FAILED", "broken for 7")
     assert (letter.args, letter.kwargs, letter.key, letter.attempt, letter.replays) == ([7], {"name": "x"}, "k", 1, 0)
