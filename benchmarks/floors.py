@@ -51,7 +51,7 @@ class Figure:
         sign = "at least" if self.at_least else "at most"
         spread = ", ".join(f"{v:,.1f}" for v in self.all)
         return (f"{'ok  ' if self.reached else 'MISS'} {self.transport:<13} {self.name:<42} {self.value:>10,.1f} "
-                f"{self.unit:<5} floor: {sign} {self.floor:,.0f}   ({spread})")
+                f"{self.unit:<5} floor: {sign} {self.floor:,g}   ({spread})")
 
 
 class Installation(NamedTuple):
