@@ -59,6 +59,14 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """An empty file, in which handlers note what they do."""
+    path = tmp_path / "journal"
+    path.touch()
+    return path
+
+
+@pytest.fixture
 def topic_prefix() -> str:
     """A prefix for names in Kafka and elsewhere that no other test uses."""
     return f"t{uuid.uuid4().hex[:10]}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import settings_for
+from tests.support.cancel_handlers import words
 from tests.support.daemon import Daemon, wait_for
 from tests.support.services import KafkaServer, RedisServer
 from yadtq import CancelAnswer, TaskStatus, YADTQClient
@@ -39,17 +40,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for close in reversed(opened):
         close()
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    path = tmp_path / "journal"
-    path.touch()
-    return path
-
-
-def words(journal: Path) -> list[str]:
-    return journal.read_text().split("\n")[:-1]
 
 
 def begun(client: YADTQClient, journal: Path, task: str, *args: object, **options: Any) -> str:

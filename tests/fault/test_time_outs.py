@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.guarantees import History
+from tests.support.recorded import History
 from yadtq import YADTQClient
 from yadtq.errors import TaskFailed
 

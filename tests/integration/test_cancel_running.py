@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cancel_handlers import words
 from tests.support.queue_user import QueueUser
 from tests.support.role_host import RoleHost, until
 from yadtq.config import Settings
@@ -30,17 +31,6 @@ def worker_settings(settings: Settings) -> Settings:
 def user(worker_settings: Settings) -> Iterator[QueueUser]:
     with QueueUser(worker_settings) as user:
         yield user
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    path = tmp_path / "journal"
-    path.touch()
-    return path
-
-
-def words(journal: Path) -> list[str]:
-    return journal.read_text().split("\n")[:-1]
 
 
 def began(journal: Path) -> None:

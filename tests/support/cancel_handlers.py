@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 
 from yadtq import Cancelled, current_task
 from yadtq.tasks import task
+
+
+def words(journal: Path) -> list[str]:
+    """What the handlers have noted, in order."""
+    return journal.read_text().split("\n")[:-1]
 
 
 def _note(path: str, word: str) -> None:

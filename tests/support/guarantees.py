@@ -17,7 +17,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.history import ENDS, Ended, Read, Started, Task
-from tests.support.recorded import History, broken_promises  # noqa: F401 - where they are looked for
 
 if TYPE_CHECKING:
     from tests.support.history import History as Events
