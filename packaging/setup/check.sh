@@ -5,6 +5,7 @@
 shell_scripts() {
   find . -path ./.venv -prune -o -path ./.yadtq -prune -o -path ./.git -prune -o -name '*.sh' -print
   echo .ci/run
+  echo systemd/kafka-await-ready
 }
 
 run_shellcheck() {
