@@ -19,6 +19,7 @@ from yadtqd import control_protocol as protocol
 
 pytestmark = pytest.mark.fault
 SECONDS = 6.0
+LIMIT_S = 60.0          # a busy machine has the rude threads, which share this process, take most of it
 
 
 class Peers:
@@ -93,8 +94,8 @@ def test_a_daemon_under_rude_peers(tmp_path: Path) -> None:
         before = sorted(row["pid"] for row in daemon.status()["workers"])
         peers = Peers(str(tmp_path / "s.sock"), seed)
         answers = 0
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        while (took := time.monotonic() - begun) < SECONDS or (took < LIMIT_S and (answers <= 10 or peers.sent <= 100)):
             with contextlib.suppress(ControlError, OSError):     # all places may be taken for a moment
                 assert daemon.call("ping")["state"] in ("RUNNING", "DEGRADED")
                 answers += 1
