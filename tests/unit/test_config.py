@@ -172,7 +172,10 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     ({"kafka_replication_factor": 1, "kafka_min_insync_replicas": 2}, "kafka_min_insync_replicas"),
     ({"kafka_sasl_username": "u"}, "kafka_security_protocol"), ({"kafka_security_protocol": "SASL_SSL",
      "kafka_sasl_mechanism": "PLAIN", "kafka_sasl_username": "u"}, "kafka_sasl_password"),
-    ({"redis_ssl_ca_file": "x"}, "redis_ssl"), ({"host_name": "a/b"}, "host_name"),
+    ({"redis_ssl_ca_file": "x"}, "redis_ssl"), ({"redis_ssl": True, "redis_ssl_key_file": "x"}, "redis_ssl_cert_file"),
+    ({"redis_sentinel_username": "x"}, "redis_sentinels"),
+    ({"redis_sentinels": "s1", "redis_sentinel_master": " "}, "redis_sentinel_master"),
+    ({"host_name": "a/b"}, "host_name"),
     ({"max_lone": 2}, "max_lone"), ({"processing_after_ms": 60_000}, "processing_after_ms"),
     ({"kafka_heartbeat_topic": "yadtq_tasks"}, "kafka_task_topic"),
 ])
@@ -327,3 +330,24 @@ def test_importing_config_needs_the_standard_library_only_and_reads_nothing() ->
     env = {**os.environ, "YADTQ_NONSENSE": "1"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True, timeout=60)
     assert not {"msgspec", "kafka", "redis", "numpy", "click", "rich", "confluent_kafka"} & set(run.stdout.split())
+
+
+# ---- Sentinels ------------------------------------------------------------------------------------------------------
+def test_sentinels_are_a_list_with_a_port_of_their_own() -> None:
+    settings = Settings(redis_sentinels="s1:26380, s2 ,[::1]:5")
+    assert settings.sentinels == [("s1", 26380), ("s2", 26379), ("::1", 5)]
+    assert settings.redis_where == "yadtq of the Sentinels s1:26380, s2 ,[::1]:5"
+    assert Settings(redis_sentinels=["a:1", "b:2"]).sentinels == [("a", 1), ("b", 2)]       # type: ignore[arg-type]
+    assert Settings().sentinels == []
+    assert Settings().redis_where == "localhost:6379"
+    with pytest.raises(ConfigurationError, match="no valid port"):
+        Settings(redis_sentinels="s1:x")
+
+
+def test_the_password_of_the_sentinels_may_be_a_file_or_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "redis_sentinel_password").write_text("hush\n")
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load(tmp_path, 'redis_sentinels = "s"', env).redis_sentinel_password == "hush"
+    named = f'redis_sentinels = "s"\nredis_sentinel_password_file = "{tmp_path}/redis_sentinel_password"\n'
+    assert load(tmp_path, named).redis_sentinel_password == "hush"
+    assert "hush" not in repr(load(tmp_path, named))

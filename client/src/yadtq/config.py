@@ -1,3 +1,4 @@
+# ruff: noqa: F403, F405 - the defaults have a file of their own, and this is where they are documented to be found
 """Every option of YADTQ: the defaults under their documented names, and `Settings`, a frozen object that has them.
 
 `Settings` is the one declarative table of options (type, default, unit, range, who uses it, why the default is what it
@@ -12,94 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yadtq import config_check, config_places
+from yadtq.config_defaults import *
 from yadtq.errors import ConfigurationError
 from yadtq.options import Option, option, options_of, servers, split_server, topic_name
 
-# ---- Kafka ----------------------------------------------------------------------------------------------------------
-KAFKA_HOST = "localhost"
-KAFKA_PORT = 9092
-KAFKA_SERVERS = ""
-KAFKA_TASK_TOPIC = "yadtq_tasks"
-KAFKA_HEARTBEAT_TOPIC = "worker-heartbeats"
-KAFKA_DEAD_LETTER_TOPIC = "yadtq_dead_letters"
-KAFKA_DELAYED_TOPIC = "yadtq_delayed"
-KAFKA_GROUP = "yadtq"
-KAFKA_SECURITY_PROTOCOL = "PLAINTEXT"
-KAFKA_SASL_MECHANISM = ""
-KAFKA_SASL_USERNAME = ""
-KAFKA_SASL_PASSWORD = ""
-KAFKA_SASL_PASSWORD_FILE = ""
-KAFKA_SSL_CA_FILE = ""
-KAFKA_SSL_CERT_FILE = ""
-KAFKA_SSL_KEY_FILE = ""
-KAFKA_REPLICATION_FACTOR = -1
-KAFKA_MIN_INSYNC_REPLICAS = 0
-NUM_PARTITIONS = 4
-TRANSPORT = "auto"
-KAFKA_REQUEST_TIMEOUT_MS = 10_000
-KAFKA_SESSION_TIMEOUT_MS = 7_000
-KAFKA_MAX_MESSAGE_BYTES = 1_048_588
-LINGER_MS = 0
-# ---- Redis ----------------------------------------------------------------------------------------------------------
-REDIS_HOST = "localhost"
-REDIS_PORT = 6379
-REDIS_DB = 0
-REDIS_USERNAME = ""
-REDIS_PASSWORD = ""
-REDIS_PASSWORD_FILE = ""
-REDIS_SSL = False
-REDIS_SSL_CA_FILE = ""
-REDIS_TIMEOUT_S = 5.0
-RESULT_TTL_S = 86_400
-DURABILITY = "auto"
-# ---- submitting -----------------------------------------------------------------------------------------------------
-SUBMIT_TIMEOUT_S = 30.0
-MAX_IN_FLIGHT = 100_000
-MAX_PAYLOAD_BYTES = 900_000
-MAX_BACKLOG = 0
-ON_BACKLOG = "refuse"
-# ---- running tasks --------------------------------------------------------------------------------------------------
-TASKS: tuple[str, ...] = ()
-TASK_TIMEOUT = 10.0
-TASK_TIMEOUT_GRACE_S = 5.0
-WORKER_THREADS = 1
-ISOLATED_CONCURRENCY = 0
-FETCH_BATCH = 1000
-PREFETCH = 4000
-PROCESSING_AFTER_MS = 50
-AUTO_COMMIT_INTERVAL_MS = 1000
-MAX_CRASHES = 3
-MAX_LONE = 10
-TASK_MAX_RETRIES = 0
-RETRY_BACKOFF_S = 1.0
-RETRY_BACKOFF_MAX_S = 600.0
-RETRY_JITTER = 0.5
-KEYED_RETRY_MAX_S = 30.0
-# ---- supervising ----------------------------------------------------------------------------------------------------
-ASSIGNMENT = "group"
-PARTITIONS: tuple[int, ...] = ()
-MAX_WORKERS = 0
-HOST_NAME = ""
-HEARTBEAT_INTERVAL = 5.0
-MISSED_HEARTBEATS_THRESHOLD = 3
-MAX_WORKER_RETRIES = 3
-RETRY_WINDOW_S = 60.0
-COOL_DOWN_S = 60.0
-PROGRESS_TIMEOUT_S = 60.0
-WORKER_MAX_TASKS = 0
-WORKER_MAX_MEMORY_MB = 0
-WORKER_MAX_AGE_S = 0.0
-RECYCLE_JITTER = 0.2
-DRAIN_TIMEOUT_S = 30.0
-CONTROL_SOCKET = ""
-PID_FILE = ""
-# ---- logging --------------------------------------------------------------------------------------------------------
-LOG_LEVEL = "INFO"
-LOG_FORMAT = "auto"
-LOG_FILE = ""
-
 CONFIG_FILE = "/etc/yadtq/yadtq.toml"       # read when it is there and no other file was named
 
+SENTINEL_PORT = 26_379
 _DAY = 86_400
 
 
@@ -201,10 +121,31 @@ class Settings:
         REDIS_PASSWORD_FILE, "File that holds the password, so that it stands in no configuration or environment.",
         used_by="client, worker")
     redis_ssl: bool = option(
-        REDIS_SSL, "Whether to talk TLS; not on one machine or a private network.", used_by="client, worker")
-    redis_ssl_ca_file: str = option(
-        REDIS_SSL_CA_FILE, "PEM file of the authority that signed Redis's certificate; empty: the system's.",
+        REDIS_SSL, "Whether to talk TLS, with the Sentinels too; not on one machine or a private network.",
         used_by="client, worker")
+    redis_ssl_ca_file: str = option(
+        REDIS_SSL_CA_FILE, "PEM file of the authority that signed the certificates of Redis and of the Sentinels; "
+        "empty: the system's.", used_by="client, worker")
+    redis_ssl_cert_file: str = option(
+        REDIS_SSL_CERT_FILE, "PEM file of our own certificate, when they ask for one (tls-auth-clients).",
+        used_by="client, worker")
+    redis_ssl_key_file: str = option(
+        REDIS_SSL_KEY_FILE, "PEM file of its key.", used_by="client, worker")
+    redis_sentinels: str = option(
+        REDIS_SENTINELS, "Comma list of host:port of the Sentinels (port 26379 if none is given). With them the "
+        "primary is asked for and followed when it changes; redis_host and redis_port are not used.",
+        used_by="client, worker", check=servers)
+    redis_sentinel_master: str = option(
+        REDIS_SENTINEL_MASTER, "The name by which the Sentinels know the primary (sentinel monitor NAME ...).",
+        used_by="client, worker")
+    redis_sentinel_username: str = option(
+        REDIS_SENTINEL_USERNAME, "User of the Sentinels, where they have ACLs.", used_by="client, worker")
+    redis_sentinel_password: str = option(
+        REDIS_SENTINEL_PASSWORD, "Password of the Sentinels; rather give redis_sentinel_password_file or a systemd "
+        "credential. Theirs is another than Redis's, and is not tried there.", used_by="client, worker", secret=True)
+    redis_sentinel_password_file: str = option(
+        REDIS_SENTINEL_PASSWORD_FILE, "File that holds the password, so that it stands in no configuration or "
+        "environment.", used_by="client, worker")
     redis_timeout_s: float = option(
         REDIS_TIMEOUT_S, "How long one call may take; a script runs for milliseconds, so seconds mean that Redis is "
         "away.", used_by="client, worker", unit="s", low=0.05, high=600)
@@ -213,8 +154,8 @@ class Settings:
         "a nightly job can still read them.", used_by="worker", unit="s", low=1, high=3650 * _DAY)
     durability: str = option(
         DURABILITY, "When a result counts as safe, so that its offset may be committed: on Redis's disk (aof), on a "
-        "replica, or at once (off: a Redis crash may lose the last second). auto takes what the server can.",
-        used_by="worker", choices=("auto", "aof", "replica", "off"))
+        "replica, or at once (off: a Redis crash may lose the last second). auto takes what the server can: its disk, "
+        "and with Sentinels a replica as well.", used_by="worker", choices=("auto", "aof", "replica", "off"))
 
     # ---- submitting
     submit_timeout_s: float = option(
@@ -396,6 +337,19 @@ class Settings:
         if not given:
             return [f"{self.kafka_host}:{self.kafka_port}"]
         return [f"{host}:{port or self.kafka_port}" for host, port in map(split_server, given)]
+
+    @property
+    def sentinels(self) -> list[tuple[str, int]]:
+        """The Sentinels as (host, port); empty when Redis is reached by redis_host and redis_port."""
+        given = [split_server(part.strip()) for part in self.redis_sentinels.split(",") if part.strip()]
+        return [(host.strip("[]"), int(port or SENTINEL_PORT)) for host, port in given]
+
+    @property
+    def redis_where(self) -> str:
+        """Where Redis is, for people."""
+        if self.redis_sentinels:
+            return f"{self.redis_sentinel_master} of the Sentinels {self.redis_sentinels}"
+        return f"{self.redis_host}:{self.redis_port}"
 
     @property
     def hard_timeout_s(self) -> float:

@@ -50,8 +50,20 @@ def _security(s: Settings) -> Iterator[tuple[str, str]]:
                                      "kafka_ssl_key_file, or neither"
     if s.kafka_ssl_cert_file and "SSL" not in s.kafka_security_protocol:
         yield "kafka_security_protocol", f"{s.kafka_security_protocol} uses no certificate; write SSL or SASL_SSL"
-    if s.redis_ssl_ca_file and not s.redis_ssl:
-        yield "redis_ssl", "is false, but redis_ssl_ca_file is given; write redis_ssl = true"
+    yield from _redis_security(s)
+
+
+def _redis_security(s: Settings) -> Iterator[tuple[str, str]]:
+    files = [name for name in ("redis_ssl_ca_file", "redis_ssl_cert_file", "redis_ssl_key_file") if getattr(s, name)]
+    if files and not s.redis_ssl:
+        yield "redis_ssl", f"is false, but {files[0]} is given; write redis_ssl = true"
+    if bool(s.redis_ssl_cert_file) != bool(s.redis_ssl_key_file):
+        yield "redis_ssl_cert_file", "a certificate and its key go together: give both redis_ssl_cert_file and " \
+                                     "redis_ssl_key_file, or neither"
+    if s.redis_sentinel_username and not s.redis_sentinels:
+        yield "redis_sentinels", "is empty, but redis_sentinel_username is given; name them, as host:port,host:port"
+    if s.redis_sentinels and not s.redis_sentinel_master.strip():
+        yield "redis_sentinel_master", "is needed with redis_sentinels: the name in `sentinel monitor NAME ...`"
 
 
 def _supervising(s: Settings) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from yadtq.errors import ConfigurationError
 PREFIX = "YADTQ_"
 NOT_OPTIONS = frozenset({"YADTQ_CONFIG"})               # variables that mean something, but set no option
 NOT_OPTION_PREFIXES = ("YADTQ_TEST_", "YADTQ_SETUP_")   # of the test suite and of setup.sh
-PASSWORDS = ("kafka_sasl_password", "redis_password")   # each may come from NAME_file or from a systemd credential
+PASSWORDS = ("kafka_sasl_password", "redis_password", "redis_sentinel_password")    # or NAME_file, or a credential
 MAX_BYTES = 65_536                                      # of the file: every option with a comment takes a quarter of it
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 MAX_SECRET_BYTES = 4096                                 # a password file that is larger is something else

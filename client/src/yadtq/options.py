@@ -92,7 +92,7 @@ class Option:
                 return tuple(value)
         elif type(value) is wanted:
             return value
-        elif self.name == "kafka_servers" and isinstance(value, (list, tuple)) and all(type(v) is str for v in value):
+        elif self.check is servers and isinstance(value, (list, tuple)) and all(type(v) is str for v in value):
             return ",".join(value)
         shown = "a secret" if self.secret else f"{value!r:.200}"
         raise ValueError(f"{shown} is no {self._kind()}{self._hint(value)}")
