@@ -172,6 +172,8 @@ command_lock() {
     client/pyproject.toml --extra librdkafka --extra numpy -c requirements/build.txt -o requirements/runtime.txt
   step 'Locking requirements/dev.txt' lock "$cure" "${uv[@]}" --group dev -c requirements/runtime.txt \
     -c requirements/build.txt -o requirements/dev.txt
+  step 'Locking requirements/deploy.txt' lock "$cure" "${uv[@]}" requirements/deploy.in -c requirements/dev.txt \
+    -c requirements/build.txt -o requirements/deploy.txt
 }
 
 main() {
