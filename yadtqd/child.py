@@ -117,6 +117,7 @@ def _child(ctx: ChildContext, run: Role, close_fds: Collection[int], supervisor:
         faulthandler.register(signal.SIGUSR2, file=sys.__stderr__ or 2, all_threads=True)
         # No space in it: Python 3.12's own look for threads before a fork counts the fields of /proc/self/stat by them
         _libc.prctl(_PR_SET_NAME, f"yadtqd:{ctx.name}".encode()[:15], 0, 0, 0)
+        _share_the_lot_of_others()
         gc.enable()                         # off in the supervisor, whose objects are frozen
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = int(run(ctx))
@@ -129,6 +130,13 @@ def _child(ctx: ChildContext, run: Role, close_fds: Collection[int], supervisor:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(status & 0xFF)             # never through the interpreter's end: inherited clients would hang in it
+
+
+def _share_the_lot_of_others() -> None:
+    """A kernel out of memory spares the supervisor where the unit says so (OOMScoreAdjust=); not its children."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as score:
+        if int(score.read()) < 0:
+            score.write("0")
 
 
 def _prctl(option: int, value: int) -> None:

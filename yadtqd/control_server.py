@@ -69,7 +69,7 @@ class ControlServer:
         self._handlers = Handlers(supervisor)
         self._listener = listener if listener is not None else listen(Path(settings.control_socket))
         self._listener.setblocking(False)
-        self._gid = os.fstat(self._listener.fileno()).st_gid if self._path is None else self._path.stat().st_gid
+        self._gid = Path(self._listener.getsockname()).stat().st_gid     # the file's: the descriptor has its maker's
         self._inode = None if self._path is None else self._path.stat().st_ino
         self._connections: dict[int, _Connection] = {}
         self._epoll: select.epoll | None = None

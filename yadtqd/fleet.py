@@ -70,6 +70,11 @@ class Fleet:
         """Everybody else."""
         return [h for h in self.handles.values() if h.role != WORKER]
 
+    def ended(self) -> int:
+        """Tasks that workers have ended since the start, failed ones included; those that are no more count."""
+        return self.done_gone + self.failed_gone + sum(
+            h.done_before + h.failed_before + h.slot.done + h.slot.failed for h in self.workers())
+
     def add(self, name: str, role: str, wanted: Binding = ()) -> WorkerHandle:
         """A new child, STOPPED and due at once."""
         handle = WorkerHandle(name, role, self._shared.slot(heapq.heappop(self._free_slots)), wanted)

@@ -4,8 +4,10 @@ Under systemd it runs in the foreground and speaks sd_notify. Exit statuses: yad
 """
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from yadtq import log as logs
 from yadtq.config import CONFIG_FILE, Settings
 from yadtq.config_load import describe
 from yadtq.errors import AlreadyRunning, ConfigurationError, YADTQError
+from yadtqd.activation import path_of, take_listener
 from yadtqd.daemonize import ReadyPipe, launch
 from yadtqd.exits import DaemonExit
 from yadtqd.pid_file import PidFile, prepare_folder
@@ -71,9 +74,10 @@ def main(config: str | None, daemonize: bool, check_config: bool, log_level: str
             click.echo(describe(settings), nl=False)
             sys.exit(DaemonExit.OK)
         config = config or (CONFIG_FILE if os.path.exists(CONFIG_FILE) else None)
+        listener = take_listener()
         if daemonize:
             sys.exit(_in_background(settings, config, load))
-        sys.exit(_supervise(settings, config, load, PidFile(settings.pid_file)))
+        sys.exit(_supervise(settings, config, load, PidFile(settings.pid_file), listener=listener))
     except YADTQError as error:
         click.echo(f"yadtqd: {error}", err=True)
         sys.exit(exit_status(error))
@@ -130,17 +134,18 @@ def _with_log_file(settings: Settings) -> Settings:
 
 
 def _supervise(settings: Settings, config: str | None, load: Callable[[], Settings], pid_file: PidFile,
-               pipe: ReadyPipe | None = None) -> int:
+               pipe: ReadyPipe | None = None, listener: socket.socket | None = None) -> int:
     logs.setup(settings, process="supervisor")
+    faulthandler.enable()       # the watchdog's SIGABRT, and a crash in C code, leave a stack in the log
     pid_file.write()
     try:
-        prepare_folder(Path(settings.control_socket).parent, "control_socket")
+        _say_where(settings, listener)
         log.info("yadtqd %s starts on %s: Kafka at %s, Redis at %s:%d", version(), settings.host_name,
                  ", ".join(settings.bootstrap), settings.redis_host, settings.redis_port)
         preload()
         supervisor = Supervisor(
             settings, roles(), load_settings=load, apply_logging=lambda new: logs.setup(new, process="supervisor"),
-            make_control=_control, on_ready=pipe.up if pipe else None,
+            make_control=lambda supervisor: _control(supervisor, listener), on_ready=pipe.up if pipe else None,
             lock_fds=[pid_file.fd, *([pipe.fd] if pipe else [])], config_file=config)
         return supervisor.run()
     except YADTQError as error:
@@ -158,9 +163,18 @@ def _supervise(settings: Settings, config: str | None, load: Callable[[], Settin
         pid_file.remove()
 
 
-def _control(supervisor: Supervisor) -> Control:
+def _say_where(settings: Settings, listener: socket.socket | None) -> None:
+    """Make the folder of the control socket, unless systemd has made the socket; tell when that is another one."""
+    if listener is None:
+        prepare_folder(Path(settings.control_socket).parent, "control_socket")
+    elif (path := path_of(listener)) != settings.control_socket:
+        log.warning("systemd listens at %s: control_socket = %s counts for yadtqctl only, and finds nobody",
+                    path, settings.control_socket)
+
+
+def _control(supervisor: Supervisor, listener: socket.socket | None) -> Control:
     from yadtqd.control_server import ControlServer
-    return ControlServer(supervisor.settings, supervisor)
+    return ControlServer(supervisor.settings, supervisor, listener)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
+from collections.abc import Callable
 
 import sdnotify
 
 log = logging.getLogger(__name__)
 
 EXTEND_EVERY_NS = 500_000_000
+EXTEND = "EXTEND_TIMEOUT_USEC=10000000"     # ten seconds: a machine that is out of breath is no reason to be killed
 STATUS_EVERY_NS = 1_000_000_000
+STATUS_LENGTH = 1000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class Notifier:
@@ -56,20 +61,27 @@ class Notifier:
         """The daemon drains."""
         self._send("STOPPING=1")
 
-    def status(self, text: str, now_ns: int) -> None:
-        """One line for `systemctl status`; sent when it changed, at most once a second."""
-        if text != self._status and now_ns - self._status_at_ns >= STATUS_EVERY_NS:
-            self._status, self._status_at_ns = text, now_ns
+    def status(self, make: Callable[[], str], now_ns: int) -> None:
+        """One line for `systemctl status`, made and sent at most once a second, and only when it changed.
+
+        Texts of others in it (names of tasks) can't add lines, which systemd would take for other messages.
+        """
+        if self._notifier is None or now_ns - self._status_at_ns < STATUS_EVERY_NS:
+            return
+        self._status_at_ns = now_ns
+        if (text := _CONTROL.sub(" ", make())[:STATUS_LENGTH]) != self._status:
+            self._status = text
             self._send(f"STATUS={text}")
 
-    def turn(self, now_ns: int, *, draining: bool) -> None:
-        """Called at each turn of the loop: the watchdog hears of exactly this, and a drain asks for more time."""
+    def turn(self, now_ns: int, *, busy: bool) -> None:
+        """Called at each turn of the loop: the watchdog hears of exactly this, and what takes long (`busy`: a drain, a
+        reload) asks for more time."""
         if self.watchdog_ns and now_ns - self._petted_ns >= self.watchdog_ns // 4:
             self._petted_ns = now_ns
             self._send("WATCHDOG=1")
-        if draining and now_ns - self._extended_ns >= EXTEND_EVERY_NS:
+        if busy and now_ns - self._extended_ns >= EXTEND_EVERY_NS:
             self._extended_ns = now_ns
-            self._send("EXTEND_TIMEOUT_USEC=2000000")
+            self._send(EXTEND)
         self._flush()
 
     def close(self) -> None:

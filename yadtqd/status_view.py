@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from yadtqd.status_line import ranges
+
 Snapshot = dict[str, Any]
 COLOURS = {"RUNNING": "green", "STARTING": "cyan", "DEGRADED": "yellow", "BACKOFF": "yellow", "STOPPING": "cyan",
            "DRAINING": "cyan", "FATAL": "bold red", "EXITED": "red"}
@@ -139,16 +141,3 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def ranges(numbers: list[int]) -> str:
-    """Partition numbers, runs shortened: 0-3,7."""
-    parts: list[str] = []
-    run: list[int] = []
-    for n in [*sorted(numbers), None]:
-        if run and (n is None or n != run[-1] + 1):
-            parts.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-            run = []
-        if n is not None:
-            run.append(n)
-    return ",".join(parts)

@@ -28,6 +28,7 @@ from yadtqd.restart_policy import RestartPolicy
 from yadtqd.rolling import Recycling, RollingRestart
 from yadtqd.shared import Partition, Shared
 from yadtqd.snapshot import reasons, snapshot
+from yadtqd.status_line import Rate, status_line
 from yadtqd.wakeup import Wakeup
 from yadtqd.watch import START_LOOK_NS, Watcher
 from yadtqd.worker_handle import WORKER
@@ -85,6 +86,7 @@ class Supervisor:
         self._lock_fds = list(lock_fds)
         self._phase, self._ready, self._reloading, self._cut_short = Phase.RUN, False, False, False
         self._reasons: list[str] = []
+        self._rate = Rate()
         self._started_ns = self._told_ns = time.monotonic_ns()
         self._next_look_ns = 0
         self.shared = Shared.create()
@@ -224,7 +226,7 @@ class Supervisor:
                 self._fleet.stop(handle, CLOSE_AT_ONCE_S if self._cut_short else CLOSE_S, "the daemon stops", now_ns)
 
     def _tell(self, now_ns: int) -> None:
-        self._notifier.turn(now_ns, draining=self._phase is not Phase.RUN)
+        self._notifier.turn(now_ns, busy=self._reloading or self._phase is not Phase.RUN)
         if self._control:
             self._control.tick(now_ns / 1e9)
         if not self._ready and self._is_up(now_ns):
@@ -236,7 +238,7 @@ class Supervisor:
         if now_ns - self._told_ns >= TICK_NS or not self._ready:
             self._told_ns = now_ns
             self._tell_reasons()
-            self._notifier.status(self._status_line(), now_ns)
+            self._notifier.status(lambda: self._status_line(now_ns), now_ns)
 
     def _is_up(self, now_ns: int) -> bool:
         workers = self._fleet.workers()
@@ -253,10 +255,13 @@ class Supervisor:
             log.info("no longer degraded")
         self._reasons = now
 
-    def _status_line(self) -> str:
-        workers = self._fleet.workers()
+    def _status_line(self, now_ns: int) -> str:
+        workers, owned = self._fleet.workers(), self.shared.partitions.owned()
         running = sum(h.state is WorkerState.RUNNING for h in workers)
-        return "; ".join([f"{self._state()}: {running} of {len(workers)} workers running", *self._reasons])
+        lag = sum(max(self.shared.partitions[number].lag, 0) for number in owned)
+        rate = self._rate.per_s(self._fleet.ended(), now_ns)
+        state = self._state() + (", reloading" if self._reloading else "")
+        return status_line(state, running, len(workers), owned, lag, rate, self._reasons)
 
     def _state(self) -> str:
         if self._phase is not Phase.RUN:
@@ -267,7 +272,8 @@ class Supervisor:
     def snapshot(self) -> dict[str, Any]:
         """Everything that is known, as plain JSON-able data (the keys are those of `yadtqctl status --json`)."""
         now_ns = time.monotonic_ns()
-        daemon = {"state": self._state(), "reasons": list(self._reasons), "config_file": self.config_file,
+        daemon = {"state": self._state(), "reloading": self._reloading, "reasons": list(self._reasons),
+                  "config_file": self.config_file,
                   "uptime_s": round((now_ns - self._started_ns) / 1e9, 3),
                   "log_level": logging.getLevelName(self.shared.log_level),
                   "done_gone": self._fleet.done_gone, "failed_gone": self._fleet.failed_gone}

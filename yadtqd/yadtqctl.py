@@ -8,10 +8,11 @@ Exit status: 0 done; 1 the daemon refused; 2 wrong usage; 3 no daemon answers; 4
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import click
@@ -40,17 +41,23 @@ class Context:
         """The control socket, from --socket or from the configuration."""
         if self._socket:
             return self._socket
-        from yadtq.config import Settings
+        from yadtq.config_load import control_socket
 
-        return str(Settings.load(self._config).control_socket)
+        return control_socket(self._config)
 
-    def call(self, command: str, **args: Any) -> Any:
-        """One command's answer; an error ends the program with its exit status and a hint."""
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ControlClient]:
+        """A connection for several commands; an error ends the program with its exit status and a hint."""
         try:
             with ControlClient(self.path(), self.timeout_s) as control:
-                return control.call(command, **args)
+                yield control
         except (ControlError, ConfigurationError) as error:
             fail(error)
+
+    def call(self, command: str, **args: Any) -> Any:
+        """One command's answer."""
+        with self.connected() as control:
+            return control.call(command, **args)
 
 
 def fail(error: ControlError | ConfigurationError) -> NoReturn:
@@ -153,9 +160,10 @@ def resume(ctl: Context, partition: int) -> None:
 @click.pass_obj
 def drain(ctl: Context, wait_s: float | None) -> None:
     """Finish what runs, start nothing new, then exit."""
-    ctl.call("drain")
-    click.echo("draining; the daemon exits when what runs has ended, or at its drain limit")
-    _wait_for_exit(ctl, wait_s)
+    with ctl.connected() as control:
+        control.call("drain")
+        click.echo("draining; the daemon exits when what runs has ended, or at its drain limit")
+        _wait_for_exit(control, wait_s)
 
 
 @main.command()
@@ -163,17 +171,22 @@ def drain(ctl: Context, wait_s: float | None) -> None:
 @click.pass_obj
 def stop(ctl: Context, wait_s: float | None) -> None:
     """Exit now: what runs is given up, and runs again later."""
-    ctl.call("stop")
-    click.echo("stopping")
-    _wait_for_exit(ctl, wait_s)
+    with ctl.connected() as control:
+        control.call("stop")
+        click.echo("stopping")
+        _wait_for_exit(control, wait_s)
 
 
 @main.command()
+@wait_option
 @click.pass_obj
-def reload(ctl: Context) -> None:
-    """Read the configuration again and restart the workers one by one."""
-    ctl.call("reload")
-    click.echo("the configuration was read again; workers are being replaced one by one")
+def reload(ctl: Context, wait_s: float | None) -> None:
+    """Read the configuration again and replace all children one by one."""
+    with ctl.connected() as control:
+        control.call("reload")
+        click.echo("the configuration was read again; workers are being replaced one by one")
+        if wait_s is not None:
+            _wait(lambda: not control.call("status")["daemon"]["reloading"], wait_s, "reloaded")
 
 
 @main.command()
@@ -208,11 +221,8 @@ def top(ctl: Context, interval_s: float) -> None:
     """Watch the daemon live; Ctrl-C ends."""
     from yadtqd.status_view import live
 
-    try:
-        with ControlClient(ctl.path(), ctl.timeout_s) as control:
-            live(lambda: control.call("status"), interval_s)
-    except (ControlError, ConfigurationError) as error:
-        fail(error)
+    with ctl.connected() as control:
+        live(lambda: control.call("status"), interval_s)
 
 
 @main.command()
@@ -239,18 +249,16 @@ def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:
     click.echo(what)
 
 
-def _wait_for_exit(ctl: Context, wait_s: float | None) -> None:
+def _wait_for_exit(control: ControlClient, wait_s: float | None) -> None:
+    """Until the daemon closes our connection, which it does last; a new one would start it again (yadtqd.socket)."""
     if wait_s is None:
         return
-    path = ctl.path()
 
     def gone() -> bool:
         try:
-            ControlClient(path, ctl.timeout_s).close()
+            control.call("ping")
         except DaemonNotRunning:
             return True
-        except ControlError:
-            pass
         return False
     _wait(gone, wait_s, "stopped")
 

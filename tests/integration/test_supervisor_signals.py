@@ -89,7 +89,9 @@ def test_reload_reads_the_configuration_and_restarts_the_children_one_by_one(tmp
         daemon.wait(daemon.running)
         (tmp_path / "reload.json").write_text(json.dumps({"task_timeout": 77.0, "host_name": "other"}))
         daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait(lambda: daemon.status()["daemon"]["reloading"])
         daemon.wait(lambda: "the reload is done" in daemon.log())
+        assert not daemon.status()["daemon"]["reloading"]
         for name in ("w0", "w1", "w2"):
             assert [row["timeout"] for row in daemon.journal(name=name)] == [10.0, 77.0]
             assert daemon.journal(name=name)[1]["reload_seq"] == 1
@@ -166,11 +168,14 @@ def test_systemd_hears_of_the_whole_life(tmp_path, monkeypatch):
         with TinyDaemon(tmp_path, {"w0": "busy:0.6"}) as daemon:
             hear("READY=1")
             assert daemon.running("w0", "w1")               # not before the workers consume
-            hear("STATUS=RUNNING: 2 of 2 workers running")
+            hear("STATUS=RUNNING: 2 of 2 workers running, partitions 0-1, lag 0, ")
             hear("WATCHDOG=1")
             daemon.process.send_signal(signal.SIGHUP)
             hear("RELOADING=1")
+            hear("EXTEND_TIMEOUT_USEC=")                    # as long as it goes on
             hear("READY=1")
+            for _ in range(7):                              # a quarter of 0.4 s each: the drain asks anew
+                hear("WATCHDOG=1")
             daemon.process.send_signal(signal.SIGTERM)
             hear("STOPPING=1")
             hear("EXTEND_TIMEOUT_USEC=")

@@ -240,8 +240,66 @@ def test_a_systemd_credential_is_used_unless_something_else_was_configured(tmp_p
     (tmp_path / "redis_password").write_text("from-systemd")
     env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert load(tmp_path, "", env).redis_password == "from-systemd"
-    assert load(tmp_path, "", env).origin("redis_password") == f"{tmp_path}/redis_password"
+    assert load(tmp_path, "", env).origin("redis_password") == "credential redis_password"
     assert load(tmp_path, 'redis_password = "own"', env).redis_password == "own"
+    assert load(tmp_path, "", env, redis_password="argument").redis_password == "argument"
+
+
+@pytest.mark.parametrize("name", [name for name, opt in OPTIONS.items() if opt.secret])
+def test_every_secret_may_be_a_credential(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("geheim\n")
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    sasl = 'kafka_security_protocol = "SASL_SSL"\nkafka_sasl_mechanism = "PLAIN"\nkafka_sasl_username = "u"\n'
+    settings = load(tmp_path, sasl if name == "kafka_sasl_password" else "", env)
+    assert getattr(settings, name) == "geheim"
+    assert settings.origin(name) == f"credential {name}"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\r\n"])
+def test_a_blank_credential_is_one_that_nobody_has_made(tmp_path: Path, content: str) -> None:
+    (tmp_path / "redis_password").write_text(content)
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load(tmp_path, "", env).redis_password == ""
+    assert load(tmp_path, "", env).origin("redis_password") == "default"
+
+
+def test_a_credential_that_is_no_password_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "redis_password").write_text("two\nlines\n")
+    with pytest.raises(ConfigurationError, match=r"credential redis_password: redis_password: .* no single line"):
+        load(tmp_path, "", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_outside_of_the_unit_the_credentials_of_the_machine_go_with_its_configuration(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For root at a terminal; whoever names another file is not given the machine's passwords."""
+    (tmp_path / "redis_password").write_text("the machine's")
+    monkeypatch.setattr(config_load, "CREDENTIALS", str(tmp_path))
+    monkeypatch.setattr(config_load, "CONFIG_FILE", str(tmp_path / "none.toml"))
+    assert Settings.load(env={}).redis_password == "the machine's"
+    assert load(tmp_path, "").redis_password == ""
+
+
+# ---- the control socket alone ---------------------------------------------------------------------------------------
+def test_who_only_asks_the_daemon_needs_no_valid_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "yadtq.toml"
+    file.write_text('kafka_security_protocol = "SASL_SSL"\nredis_port = "many"\ncontrol_socket = "/x/s"\n')
+    assert config_load.control_socket(file, {}) == "/x/s"
+    assert config_load.control_socket(file, {"YADTQ_CONTROL_SOCKET": "/y/s"}) == "/y/s"
+    file.write_text("control_socket = 5\n")
+    with pytest.raises(ConfigurationError, match="control_socket: 5 is no string"):
+        config_load.control_socket(file, {})
+
+
+def test_a_file_that_was_named_must_be_readable_and_the_usual_one_need_not(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "yadtq.toml"
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        config_load.control_socket(file, {})
+    file.write_text("half a line\n")
+    with pytest.raises(ConfigurationError, match="no valid TOML"):
+        config_load.control_socket(None, {"YADTQ_CONFIG": str(file)})
+    monkeypatch.setattr(config_load, "CONFIG_FILE", str(file))
+    assert config_load.control_socket(None, {}).endswith("/yadtqd.sock")
 
 
 def test_the_later_of_password_and_password_file_wins(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,94 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.control_loop import Loop, connect, ctl
 from yadtq.errors import AlreadyRunning, ConfigurationError, ControlError, ControlProtocolError, DaemonNotRunning
 from yadtqd import control_protocol as protocol
 from yadtqd import control_server, status_view, yadtqctl
 from yadtqd.control_client import ControlClient
 from yadtqd.control_server import ControlServer
-
-
-class FakeSupervisor:
-    """Remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Any, ...]] = []
-        self.level = "INFO"
-        self.state = "RUNNING"
-
-    def snapshot(self) -> dict[str, Any]:
-        return {
-            "daemon": {"pid": 4711, "host": "h1", "version": "0.1.0", "state": self.state, "reasons": [],
-                       "uptime_s": 75.0, "config_file": None, "assignment": "group", "log_level": self.level,
-                       "done": 12345, "failed": 6, "lag": 7, "kafka": "k:9092", "redis": "r:6379"},
-            "workers": [{"name": "w0", "id": "h1/w0", "pid": 4712, "state": "RUNNING", "partitions": [0, 1, 2, 5],
-                         "beat_age_s": 0.3, "task": "addition", "task_id": "0190", "task_for_s": 2.0, "done": 5,
-                         "failed": 0, "restarts": 1, "lag": 3, "epoch": 9, "rss_bytes": 20_000_000,
-                         "next_start_in_s": None}],
-            "roles": [{"name": "membership", "pid": 4713, "state": "RUNNING", "beat_age_s": 0.1, "restarts": 0,
-                       "rss_bytes": None, "note": None}],
-            "partitions": [{"partition": 0, "owned": True, "paused": False, "worker": "w0", "epoch": 9,
-                            "watermark": 10, "committed": 8, "end": 13, "lag": 3}],
-        }
-
-    def restart(self, name: str | None = None) -> list[str]:
-        if name == "w9":
-            raise ControlError("there is no worker w9; there are: w0")
-        self.asked.append(("restart", name))
-        return ["w0"]
-
-    def pause(self, partition: int) -> None:
-        self.asked.append(("pause", partition))
-
-    def resume(self, partition: int) -> None:
-        self.asked.append(("resume", partition))
-
-    def drain(self) -> None:
-        self.asked.append(("drain",))
-
-    def reload(self) -> None:
-        raise ValueError("a bug in the supervisor")
-
-    def stop(self) -> None:
-        self.asked.append(("stop",))
-
-    def set_log_level(self, level: str) -> None:
-        self.level = level
-
-
-class Loop:
-    """A supervisor's loop in a thread, nothing in it but the control server."""
-
-    def __init__(self, path: Path) -> None:
-        self.supervisor = FakeSupervisor()
-        self.server = ControlServer(SimpleNamespace(control_socket=str(path)), self.supervisor)  # type: ignore[arg-type]
-        self.epoll = select.epoll()
-        self.server.register(self.epoll)
-        self.longest_s = 0.0
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self) -> None:
-        while not self.over.is_set():
-            events = self.epoll.poll(0.05)
-            begun = time.monotonic()
-            for fd, mask in events:
-                assert self.server.handle(fd, mask)
-            self.server.tick(time.monotonic())
-            self.longest_s = max(self.longest_s, time.monotonic() - begun)
-
-    def end(self) -> None:
-        if self.over.is_set():
-            return
-        self.over.set()
-        self.thread.join(5)
-        self.server.close()
-        self.epoll.close()
 
 
 @pytest.fixture
@@ -117,13 +36,6 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 @pytest.fixture
 def path(loop: Loop, tmp_path: Path) -> str:
     return str(tmp_path / "run" / "yadtqd.sock")
-
-
-def connect(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(5)
-    sock.connect(path)
-    return sock
 
 
 def everything(sock: socket.socket) -> bytes:
@@ -305,10 +217,6 @@ def test_nobody_answers(tmp_path: Path) -> None:
 
 
 # ---- yadtqctl -------------------------------------------------------------------------------------------------------
-def ctl(path: str, *args: str) -> Any:
-    return CliRunner().invoke(yadtqctl.main, ["--socket", path, *args])
-
-
 @pytest.mark.parametrize(("args", "status", "says"), [
     (["ping"], 0, "yadtqd 0.1.0 on h1 (pid 4711) is RUNNING"),
     (["status"], 0, "tasks done 12,345, failed 6, waiting 7"),

@@ -12,14 +12,14 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from yadtq import config_check
+from yadtq import config_check, config_places
 from yadtq.config import CONFIG_FILE, OPTIONS, Settings
 from yadtq.errors import ConfigurationError
 
 PREFIX = "YADTQ_"
 NOT_OPTIONS = frozenset({"YADTQ_CONFIG"})               # variables that mean something, but set no option
 NOT_OPTION_PREFIXES = ("YADTQ_TEST_", "YADTQ_SETUP_")   # of the test suite and of setup.sh
-PASSWORDS = ("kafka_sasl_password", "redis_password", "redis_sentinel_password")    # or NAME_file, or a credential
+CREDENTIALS = "/etc/yadtq/credentials"                  # what the daemon's unit hands out; for root, who has no unit
 MAX_BYTES = 65_536                                      # of the file: every option with a comment takes a quarter of it
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 MAX_SECRET_BYTES = 4096                                 # a password file that is larger is something else
@@ -35,6 +35,7 @@ class _Reader:
         self.ranks: dict[str, int] = {}
         self.mistakes: list[str] = []
         self.wrong: set[str] = set()                     # options with a bad value
+        self.unread = False                              # the file is no configuration
 
     def take(self, rank: int, name: str, value: object, origin: str, *, text: bool = False) -> None:
         try:
@@ -52,21 +53,32 @@ class _Reader:
 def load(path: str | os.PathLike[str] | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
     """See `Settings.load`."""
     reader = _Reader()
-    named = path or env.get("YADTQ_CONFIG")
-    if named or os.path.exists(CONFIG_FILE):
-        _file(reader, os.fspath(named or CONFIG_FILE))
-    _environment(reader, env)
+    _places(reader, path, env)
     for name, value in overrides.items():
         if name not in OPTIONS:
             reader.unknown(name, "argument")
         elif value is not None:
             reader.take(3, name, value, "argument")
-    for name in PASSWORDS:
-        _password(reader, name, env.get("CREDENTIALS_DIRECTORY"))
+    credentials = _credentials(path, env)
+    for name in [name for name, opt in OPTIONS.items() if opt.secret]:
+        _password(reader, name, credentials)
     reader.mistakes += _contradictions(reader)
     if reader.mistakes:
         raise ConfigurationError("\n".join(reader.mistakes))
     return Settings(**reader.values, origins=reader.origins)
+
+
+def control_socket(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> str:
+    """Where the daemon's control socket is, for who wants nothing but to ask it.
+
+    Operators need no password for that, and the rest of the file may be wrong or closed to them: ConfigurationError
+    only if a file that was named can't be read, or the option itself is wrong.
+    """
+    reader = _Reader()
+    _places(reader, path, env)
+    if reader.mistakes and ("control_socket" in reader.wrong or (reader.unread and (path or env.get("YADTQ_CONFIG")))):
+        raise ConfigurationError("\n".join(reader.mistakes))
+    return str(reader.values.get("control_socket") or f"{config_places.run_dir()}/yadtqd.sock")
 
 
 def _contradictions(reader: _Reader) -> list[str]:
@@ -79,11 +91,21 @@ def _contradictions(reader: _Reader) -> list[str]:
 
 
 # ---- sources --------------------------------------------------------------------------------------------------------
+def _places(reader: _Reader, path: str | os.PathLike[str] | None, env: Mapping[str, str]) -> None:
+    """The file and the environment."""
+    named = path or env.get("YADTQ_CONFIG")
+    if named or os.path.exists(CONFIG_FILE):
+        _file(reader, os.fspath(named or CONFIG_FILE))
+    _environment(reader, env)
+
+
 def _file(reader: _Reader, path: str) -> None:
     text = _text(reader, path)
+    reader.unread = bool(reader.mistakes)
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:           # ValueError: a number with thousands of digits, too
+        reader.unread = True
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         line = re.search(r"at line (\d+)", why)
         reader.mistakes.append(f"{path}:{line[1] if line else len(text.splitlines())}: is no valid TOML: {why}"
@@ -157,21 +179,31 @@ def _environment(reader: _Reader, env: Mapping[str, str]) -> None:
             reader.take(2, name, env[variable], variable, text=True)
 
 
-def _password(reader: _Reader, name: str, credentials: str | None) -> None:
+def _credentials(path: str | os.PathLike[str] | None, env: Mapping[str, str]) -> str:
+    """The folder of the credentials: the one that systemd made for this service; else, with the configuration of the
+    machine, where they come from (which root alone can read)."""
+    if directory := env.get("CREDENTIALS_DIRECTORY"):
+        return directory
+    return "" if path or env.get("YADTQ_CONFIG") else CREDENTIALS
+
+
+def _password(reader: _Reader, name: str, credentials: str) -> None:
     """A password from its file, where that was named by a later source than the password itself, or a credential."""
     by_file = f"{name}_file"
-    path, origin = reader.values.get(by_file), reader.origins.get(by_file, "")
-    if path:
+    file, origin = reader.values.get(by_file), reader.origins.get(by_file, "")
+    if file:
         rank, rank_file = reader.ranks.get(name, 0), reader.ranks[by_file]
         if rank == rank_file:
             reader.mistakes.append(f"{origin}: {by_file}: {name} is given as well; keep one of the two")
         elif rank_file > rank:
-            _secret(reader, name, path, f"{origin} ({path})")
+            _secret(reader, name, file, f"{origin} ({file})")
     elif not reader.values.get(name) and credentials and os.path.exists(f"{credentials}/{name}"):
-        _secret(reader, name, f"{credentials}/{name}", f"{credentials}/{name}")
+        _secret(reader, name, f"{credentials}/{name}", f"credential {name}", optional=True)
 
 
-def _secret(reader: _Reader, name: str, path: str, origin: str) -> None:
+def _secret(reader: _Reader, name: str, path: str, origin: str, *, optional: bool = False) -> None:
+    """The one line of a file. Where it is optional, a blank one sets nothing: a unit's `SetCredential=` keeps the place
+    of a credential that nobody has made."""
     try:
         with open(path, "rb") as stream:
             secret = stream.read(MAX_SECRET_BYTES + 1).decode().rstrip("\r\n")
@@ -179,6 +211,8 @@ def _secret(reader: _Reader, name: str, path: str, origin: str) -> None:
         reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
         reader.mistakes.append(f"{origin}: {name}: {path}: {reason}")
         reader.wrong.add(name)
+        return
+    if optional and not secret:
         return
     if not secret or len(secret) > MAX_SECRET_BYTES or "\n" in secret:
         reader.mistakes.append(f"{origin}: {name}: {path} holds no single line with a password")
