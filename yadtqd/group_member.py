@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CALL_S = 0.7                # of one question to Kafka: the beat comes at least each second
 SILENT_S = 1.0              # the library no longer sends heartbeats, though its place seems stable, for so long ...
 SILENT_LOOKS = 3            # ... and at so many looks: a process that was frozen has seen nothing meanwhile
+HASTY_POLLS = 3             # that may come back early, one after the other: there are good reasons for one or two
+FIRST_REST_S = 0.005        # after one more, and so much longer after each that follows
 NEW_PARTITIONS_MS = 30_000  # a topic that was grown is seen after this
 
 
@@ -52,6 +54,7 @@ class GroupMember:
         self._join_seen = (0.0, 0)          # which join of the library's we have seen, and when that can have begun
         self._silent_since = 0.0            # monotonic s: no heartbeats since then, 0 when there are
         self._silent_looks = 0
+        self._hasty = 0                     # polls in a row that did not wait and found nothing
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
     def connect(self) -> None:
@@ -84,9 +87,26 @@ class GroupMember:
             # A poll that timed out just when the answer to a rejoin came has the library (3.0.12) forget that it was
             # about to join, when new partitions and nothing else were the reason: it would be silent for ever.
             coordinator.request_rejoin()
+        begun = time.monotonic()
         timer: Any = util.Timer      # untyped
         found: Mapping[Any, list[Any]] = self.ask(self.consumer._poll_once, timer(timeout_s * 1000), max_records)
+        self._rest(found, begun, timeout_s)
         return found
+
+    def _rest(self, found: Mapping[Any, list[Any]], begun: float, timeout_s: float) -> None:
+        """Wait a while after polls that came back with nothing and did not wait.
+
+        The library (3.0.12) waits for nothing while a heartbeat is overdue. When Kafka is silent we would ask as fast
+        as we can, and each time leave something in memory that waits for the answer to the fetch under way.
+        """
+        now = time.monotonic()
+        left_s = begun + timeout_s - now
+        if found or self.events or now - begun > timeout_s / 2:
+            self._hasty = 0
+            return
+        self._hasty += 1
+        if self._hasty > HASTY_POLLS and left_s > 0:
+            time.sleep(min(left_s, FIRST_REST_S * (self._hasty - HASTY_POLLS)))
 
     def ask(self, question: Any, *arguments: Any, **named: Any) -> Any:
         """Ask Kafka; its errors become ours. FatalMembership when another process has taken our name."""

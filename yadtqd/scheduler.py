@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5                # when nothing is due earlier
 UNSETTLED_POLL_S = 0.1      # while there is no certain place in the group, or after an error
 ACK_POLL_S = 0.005          # while Kafka has yet to acknowledge
+SILENT_S = 0.25             # Kafka has acknowledged nothing for so long: it is not looked at so often, since each look
+                            # costs the library (3.0.12) some 10 KB until the fetch that is under way is answered
 SHORTEST_POLL_S = 0.002
 HAND_OVER_S = 2.0           # for what is under way of a level that goes to another host
 HAND_OVER_LIMIT_S = 60.0    # between two polls, before the group gives our levels away
@@ -56,6 +58,7 @@ class Scheduler(MemberLoop):
         self._lease_ns = 0                  # CLOCK_BOOTTIME until which our place in the group is certain
         self._not_before = 0.0              # monotonic s: after an error of Kafka's
         self._commit_at = 0.0
+        self._answered_at = 0.0             # monotonic s: Kafka acknowledged or refused something, or owed nothing
         self._newer = ""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -79,7 +82,7 @@ class Scheduler(MemberLoop):
 
     def _patience_s(self) -> float:
         """How long to wait for records: until something is due."""
-        if not self._may_publish():
+        if not self._may_publish() or time.monotonic() - self._answered_at > SILENT_S:
             return UNSETTLED_POLL_S
         now_ms = _now_ms()
         wait_s = (self._wheel.next_ms(now_ms + int(POLL_S * 1000)) - now_ms) / 1000
@@ -168,6 +171,8 @@ class Scheduler(MemberLoop):
 
     def _settle(self) -> None:
         published = 0
+        if not self._outbox.in_flight or self._outbox.has_answers:
+            self._answered_at = time.monotonic()
         for move, error in self._outbox.answers():
             if error is None:
                 published += 1

@@ -48,6 +48,11 @@ class Outbox:
         """How many moves may be published now."""
         return min(IN_FLIGHT, self._settings.max_in_flight) - self.in_flight
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether `answers` has something to tell."""
+        return bool(self._answers)
+
     def publish(self, moves: Sequence[Move]) -> None:
         """Hand over; never raises: what can't be sent is among the answers, with its error."""
         settings = self._settings

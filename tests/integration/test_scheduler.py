@@ -1,6 +1,7 @@
 """The scheduler on real Kafka: on time and in order, through its own death, a zombie's, and an outage of Kafka."""
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -263,3 +264,28 @@ def test_a_partition_that_does_not_exist_any_more(quick: Settings) -> None:
             delayer.raw([(SHORT, encode_delayed(waits), message.id.encode())])
         fired.wait(3)
         assert [fired.place[message.id] for message in messages] == [3, partition_of_key("customer-17", 4), 1]
+
+
+def test_a_silent_kafka_costs_nothing(own_kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str,
+                                      tmp_path: Path) -> None:
+    settings = settings_for(own_kafka, redis_server, topic_prefix, tmp_path).replace(host_name="a")
+    with QueueUser(settings) as user, RoleHost(settings) as host:
+        pid = host.start("scheduler")
+        Delayer(user).put([0.2 + n / 50 for n in range(1000)])          # something is due all the time
+        time.sleep(3)
+        own_kafka.freeze()
+        time.sleep(1)
+        memory, cpu = resident_mb(pid), cpu_s(pid)
+        time.sleep(9)
+        assert cpu_s(pid) - cpu < 1.5, "it asks again and again"
+        assert resident_mb(pid) - memory < 10, "what it asks is kept"
+        own_kafka.thaw()
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

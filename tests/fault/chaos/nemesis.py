@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from yadtq.errors import ControlError, TaskSubmissionTimeout, YADTQError
 from yadtq.task import new_task_id
 from yadtqd.control_client import ControlClient
 
+LONG_HANDLER_S = 1.0            # the load's usual handlers take 0.2 s at most
 RECOVERY_S = 90.0               # the longest that anything may take to be well again
 PROBES = 12                     # tasks that have to be accepted
 PARTITIONS = 4
@@ -47,6 +48,7 @@ class Nemesis:
         self.journal = Journal(stage.history / "nemesis.events")
         self.failures: list[str] = []
         self._down: set[str] = set()            # hosts that the server lane has taken away
+        self._victim = ""                       # the worker that the process lane has in hand, as host/worker
         self._client: YADTQClient | None = None
 
     def run(self, abort: threading.Event) -> None:
@@ -105,6 +107,15 @@ class Nemesis:
         found = [w for w in daemon.workers() if w["state"] == _UP and w["pid"]]
         return next(((daemon, w) for w in found if w["name"] == name), (daemon, found[0]) if found else None)
 
+    @contextlib.contextmanager
+    def _in_hand(self, daemon: Daemon, worker: dict[str, Any]) -> Iterator[None]:
+        """This worker does not do its work, and the other lane's faults are not the reason."""
+        self._victim = f"{daemon.name}/{worker['name']}"
+        try:
+            yield
+        finally:
+            self._victim = ""
+
     def _replaced(self, daemon: Daemon, old: dict[str, Any], since: float) -> Recovery:
         def well() -> bool:
             if daemon.name in self._down:
@@ -112,7 +123,8 @@ class Nemesis:
             workers = daemon.workers()
             return bool(workers) and all(w["name"] != old["name"] or (w["pid"] != old["pid"] and w["state"] == _UP)
                                          for w in workers)
-        took_s = _until(well, since, f"{old['name']} replaced")
+        with self._in_hand(daemon, old):
+            took_s = _until(well, since, f"{old['name']} replaced")
         return (-1.0, "the host went meanwhile") if daemon.name in self._down else (took_s, "")
 
     def _worker_kill(self, step: Step) -> Recovery:
@@ -127,7 +139,7 @@ class Nemesis:
         victim = self._worker(step)
         if victim is None:
             return -1.0, "skipped"
-        with _stopped([victim[1]["pid"]]):
+        with self._in_hand(*victim), _stopped([victim[1]["pid"]]):
             time.sleep(step.for_s)
         return -1.0, ""
 
@@ -330,25 +342,32 @@ class Nemesis:
 
     # ---- is all well? -----------------------------------------------------------------------------------------------
     def _probe(self) -> float:
-        """How long from now until a submission is accepted and every partition's worker has ended a task."""
+        """How long from now until a submission is accepted and every partition's worker has ended a task.
+
+        It is enough if a worker is within a long handler, or is what the other lane broke and measures.
+        """
         since = time.monotonic()
-        before = {key: done for key, (done, _) in self._done().items()}
+        before = {key: done for key, (done, _, _) in self._done().items()}
         self._submit_probes(since)
 
         def well() -> bool:
             workers = self._done()
-            consumed = sum(count for _, count in workers.values())
+            consumed = sum(count for _, count, _ in workers.values())
             return ((consumed == PARTITIONS or bool(self._down))
-                    and all(done > before.get(key, 0) for key, (done, _) in workers.items()))
+                    and all(done > before.get(key, 0) or excused for key, (done, _, excused) in workers.items()))
         return _until(well, since, "every partition's worker has ended a task")
 
-    def _done(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """By host and running worker: the tasks it has ended, and how many partitions it consumes."""
+    def _done(self) -> dict[tuple[str, str], tuple[int, int, bool]]:
+        """By host and running worker: the tasks it has ended, how many partitions it consumes, whether it can't end
+        one soon for reasons of its own."""
         found = {}
         for host, daemon in self.stage.daemons.items():
             for worker in daemon.workers() if host not in self._down else []:
                 if worker["state"] == _UP and worker["partitions"]:
-                    found[host, worker["name"]] = worker["done"] + worker["failed"], len(worker["partitions"])
+                    excused = (f"{host}/{worker['name']}" == self._victim
+                               or (worker["task_for_s"] or 0.0) > LONG_HANDLER_S)
+                    found[host, worker["name"]] = (worker["done"] + worker["failed"], len(worker["partitions"]),
+                                                   excused)
         return found
 
     def _submit_probes(self, since: float) -> None:
