@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from yadtq import log as logs
 from yadtqd.exits import Exit
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _child(ctx: ChildContext, run: Role, close_fds: Collection[int], supervisor:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
+        with contextlib.suppress(Exception):
+            logs.settle()
         os._exit(status & 0xFF)             # never through the interpreter's end: inherited clients would hang in it
 
 

@@ -246,7 +246,7 @@ class Consumer(threading.Thread):
     def _begin_anew(self, error: OffsetOutOfRange) -> None:
         """What we were to read is not in the log any more: clear_all_tasks does that, anything else is an alarm."""
         log.warning("%s; partition %d is read from its beginning at %d: tasks are lost unless they were cleared",
-                    error.message, error.partition, error.earliest)
+                    error.message, error.partition, error.earliest, extra={"partition": error.partition})
         if error.earliest < self._ledger.next_offset(error.partition):
             # The log was made anew: what was committed in the old one would have a successor skip tasks of this one.
             row = self._table[error.partition]
@@ -275,13 +275,14 @@ class Consumer(threading.Thread):
     def _await_upgrade(self, record: Record, error: UnsupportedVersion) -> None:
         """The record is sound: it stays where it is, and the partition with it, until YADTQ is upgraded here."""
         log.critical("partition %d offset %d: %s; nothing more is read from this partition", record.partition,
-                     record.offset, error)
+                     record.offset, error, extra={"partition": record.partition})
         self._newer.add(record.partition)
         self._look_around()
 
     def _invalid(self, record: Record, error: InvalidMessage) -> Held:
         """What is no task is published to the dead letters as it is, and then done."""
-        log.error("partition %d offset %d: %s", record.partition, record.offset, error)
+        log.error("partition %d offset %d: %s", record.partition, record.offset, error,
+                  extra={"partition": record.partition})
         name = f"{record.partition}:{record.offset}"
         held = Held(record.partition, record.offset,
                     TaskMessage(id=name, task="", args=b"", submitted_ms=0), len(record.value))

@@ -218,11 +218,11 @@ class Fleet:
         if handle.state is WorkerState.STOPPING:
             self.killed_while_draining += bool(handle.killed_for)
             log.log(logging.WARNING if handle.killed_for or fate in {Fate.FAILED, Fate.HOPELESS} else logging.INFO,
-                    "%s (pid %d) stopped: it %s%s", handle.name, pid, how, running)
+                    "%s (pid %d) stopped: it %s%s", handle.name, pid, how, running, extra=self.fields(handle, task))
             handle.move(WorkerState.STOPPED)
             handle.next_start_ns = 0
             return
-        self._plan_restart(handle, f"{handle.name} (pid {pid}) {how}{running}", fate, now_ns)
+        self._plan_restart(handle, f"{handle.name} (pid {pid}) {how}{running}", fate, now_ns, self.fields(handle, task))
 
     def _suspect_all_if_it_goes_on(self, handle: WorkerHandle, task: TaskInHand | None, now_ns: int) -> bool:
         """A task can kill its worker when another is in hand already (it closed all files, it broke the memory): what
@@ -244,7 +244,8 @@ class Fleet:
         own, so this comes once a task, and is no sign that the worker can't work."""
         return task is not None and task.task_id not in self._suspects.get(task.partition, {}).values()
 
-    def _plan_restart(self, handle: WorkerHandle, what: str, fate: Fate, now_ns: int) -> None:
+    def _plan_restart(self, handle: WorkerHandle, what: str, fate: Fate, now_ns: int,
+                      fields: dict[str, object]) -> None:
         was_starting = handle.state is WorkerState.STARTING
         decision = self.policy.after(handle.history, fate, now_ns / 1e9, random.random())  # noqa: S311 (jitter)
         handle.history, handle.next_start_ns = decision.history, now_ns + int(decision.delay_s * 1e9)
@@ -255,21 +256,26 @@ class Fleet:
         if decision.fatal:
             handle.move(WorkerState.FATAL)
             log.critical("%s: %s; %d failures within %g s; left alone for %g s", WorkerRecoveryFailed.code, what,
-                         len(decision.history.failures), self.policy.window_s, decision.delay_s)
+                         len(decision.history.failures), self.policy.window_s, decision.delay_s, extra=fields)
         elif fate in {Fate.RECYCLED, Fate.RETIRED}:
             handle.move(WorkerState.EXITED)
-            log.log(logging.WARNING if handle.killed_for else logging.INFO, "%s; %s", what, again)
+            log.log(logging.WARNING if handle.killed_for else logging.INFO, "%s; %s", what, again, extra=fields)
         elif fate is Fate.POISONED:
             handle.move(WorkerState.EXITED)
-            log.error("%s; what is suspected of it will run in a process of its own; %s", what, again)
+            log.error("%s; what is suspected of it will run in a process of its own; %s", what, again, extra=fields)
         else:
             handle.move(WorkerState.BACKOFF)
             prefix = f"{WorkerInitializationFailed.code}: " if was_starting else ""
-            log.error("%s%s; %s", prefix, what, again)
+            log.error("%s%s; %s", prefix, what, again, extra=fields)
 
     def forgive(self, handle: WorkerHandle) -> None:
         """Forget its failures and make it due: an operator asked for a restart."""
         handle.history, handle.next_start_ns = History(), 0
+
+    def fields(self, handle: WorkerHandle, task: TaskInHand | None = None) -> dict[str, object]:
+        """`extra` of a line about a child: its worker id and what it had in hand, as the journal's fields."""
+        worker = {"worker": f"{self.settings.host_name}/{handle.name}"} if handle.role == WORKER else {}
+        return worker | ({"task_id": task.task_id, "partition": task.partition} if task else {})
 
     def sweepable(self) -> set[int]:
         """The pids that are children by intention."""

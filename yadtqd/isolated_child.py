@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from yadtq.errors import InvalidMessage, TaskNotRegistered
-from yadtq.log import context
+from yadtq.log import context, settle
 from yadtq.running import Cancelled, Interrupted, SoftTimeout, enter
 from yadtq.task import TaskMessage, decode_message
 from yadtqd import isolated_protocol as protocol
@@ -73,6 +73,8 @@ def run_child(registry: Registry, sock: socket.socket, run: protocol.Run, payloa
     except BaseException:
         log.critical("an isolated task's process failed", exc_info=True)
     finally:
+        with contextlib.suppress(Exception):
+            settle()            # the worker has the result already
         os._exit(status)        # through nobody's clean-up: what is inherited belongs to the isolator
 
 

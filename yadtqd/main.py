@@ -161,6 +161,7 @@ def _supervise(settings: Settings, config: str | None, load: Callable[[], Settin
     finally:
         log.info("yadtqd is gone")
         pid_file.remove()
+        logs.settle()
 
 
 def _say_where(settings: Settings, listener: socket.socket | None) -> None:

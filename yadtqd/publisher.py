@@ -102,7 +102,7 @@ class Publisher:
         if error is None:
             if held.follow is not None and held.follow.code:
                 log.error("%s was given up: partition %d offset %d is in the dead letters now", held.message.id,
-                          held.partition, held.offset)
+                          held.partition, held.offset, extra={"task_id": held.message.id, "partition": held.partition})
             self._published.append(held)
         else:
             log.warning("what follows a task could not be published, it is tried again: %s", error)

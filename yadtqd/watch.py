@@ -75,13 +75,14 @@ class Watcher:
         elif verdict is Verdict.SOFT:
             # Again at each look until the task is over: the worker defers it while it holds a lock that must be freed.
             if handle.slot.soft_for != number:
-                log.warning("%s: %s is past its soft deadline", handle.name, _task(view))
+                log.warning("%s: %s is past its soft deadline", handle.name, _task(view),
+                            extra=self._fleet.fields(handle, view.task))
                 handle.slot.soft_for = number
             self._fleet.signal(handle, signal.SIGUSR1)
         elif verdict is not Verdict.FINE:
             what = "past the limit of a cancel" if view.task and view.task.cancelled else verdict.value
             log.error("%s (pid %d) is %s%s; it dumps its stacks and is killed", handle.name, view.pid, what,
-                      f" with {_task(view)} in hand" if view.task else "")
+                      f" with {_task(view)} in hand" if view.task else "", extra=self._fleet.fields(handle, view.task))
             self._fleet.signal(handle, signal.SIGUSR2)
             handle.doom = Doom(verdict, number, now_ns + DUMP_NS)
 

@@ -7,6 +7,7 @@ long for a reader that does not read: lines are dropped then, and counted.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -19,12 +20,14 @@ from contextvars import ContextVar, Token
 from typing import IO, TYPE_CHECKING
 
 from yadtq.log_format import Context, formatter
+from yadtq.log_journal import JournalHandler
 from yadtq.log_limit import Outage, RepeatFilter
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
 
-__all__ = ["Outage", "RepeatFilter", "chosen_format", "context", "current", "set_level", "setup"]
+__all__ = ["Outage", "RepeatFilter", "chosen_format", "context", "current", "set_level", "settle",
+           "setup"]
 
 # Libraries whose chatter helps nobody: warnings and worse only, and each of them at most twice a minute.
 NOISY = ("kafka", "confluent_kafka", "librdkafka", "redis", "asyncio", "concurrent")
@@ -57,11 +60,21 @@ def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
         handler = _Stream(out) if fd is None else _Pipe(fd, patience_s=patience_s)
         style = chosen_format(settings.log_format, out, env)
     handler.setFormatter(formatter(style, process))
+    if style == "journal" and not settings.log_file and _is_journal(out, env.get("JOURNAL_STREAM", "")):
+        with contextlib.suppress(OSError):              # no journal, or it is closed to us: prefixes will do
+            handler = _Journal(process, handler, patience_s=patience_s)
     handler.addFilter(_add_context)
     handler.addFilter(RepeatFilter(NOISY, REPEAT_WINDOW_S))
     root.addHandler(handler)
     logging.captureWarnings(True)
     set_level(settings.log_level)
+
+
+def settle() -> None:
+    """At the end of a process: a moment for the journal to see whose lines these are. Nothing where there is none."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Journal):
+            handler.settle()
 
 
 def set_level(level: str) -> None:
@@ -128,7 +141,9 @@ def current() -> Context:
 
 
 def _add_context(record: logging.LogRecord) -> bool:
-    record.task_id, record.worker, record.partition = _current.get()
+    """The context of a line, unless it brought its own (`extra={"task_id": ..., "partition": ...}`)."""
+    for name, value in zip(Context._fields, _current.get(), strict=True):
+        record.__dict__.setdefault(name, value)
     return True
 
 
@@ -154,6 +169,10 @@ class _Stream(_Ours, logging.StreamHandler[IO[str]]):
     def close(self) -> None:
         """Nothing is closed: standard error is not ours."""
         logging.Handler.close(self)
+
+
+class _Journal(_Ours, JournalHandler):
+    """systemd's journal, where standard error is connected to it."""
 
 
 class _Pipe(_Ours, logging.Handler):

@@ -18,6 +18,7 @@ COLORS = {"DEBUG": "cyan", "INFO": "green", "WARNING": "yellow", "ERROR": "red",
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 _ESCAPES = {n: f"\\x{n:02x}" for n in (*range(32), 127, *range(128, 160)) if chr(n) not in "\n\t"}
+_ESCAPES_ALL = _ESCAPES | {ord("\n"): "\\n", ord("\t"): "\\t"}        # for what stands within a line
 
 
 class Context(NamedTuple):
@@ -44,13 +45,17 @@ class PlainFormatter(logging.Formatter):
         return f"{iso_time(record)} {record.levelname:<8} {self.process}[{record.process}]"
 
     def body(self, record: logging.LogRecord) -> str:
-        """The message and its traceback, harmless to terminals and to whoever reads line by line."""
+        """The message and its traceback, harmless to whoever reads line by line."""
+        return self.text(record).replace("\n", "\n    ")
+
+    def text(self, record: logging.LogRecord) -> str:
+        """The message and its traceback, harmless to terminals."""
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if record.stack_info:
             text += "\n" + self.formatStack(record.stack_info)
-        return text.translate(_ESCAPES).replace("\n", "\n    ")
+        return harmless(text)
 
 
 class JournalFormatter(PlainFormatter):
@@ -109,13 +114,18 @@ def formatter(style: str, process: str) -> logging.Formatter:
     return _STYLES[style](process)
 
 
+def harmless(text: str) -> str:
+    """A text whose control characters are escaped, but for line ends and tabs."""
+    return text.translate(_ESCAPES)
+
+
 def about(record: logging.LogRecord) -> str:
     """The context of a line, such as "[task=... worker=host/w3 partition=2] "; empty when there is none."""
     parts = [f"{name}={value}" for name, value in (("task", getattr(record, "task_id", "")),
                                                    ("worker", getattr(record, "worker", ""))) if value]
     if (partition := getattr(record, "partition", -1)) >= 0:
         parts.append(f"partition={partition}")
-    return f"[{' '.join(parts)}] " if parts else ""
+    return f"[{' '.join(parts)}] ".translate(_ESCAPES_ALL) if parts else ""
 
 
 def iso_time(record: logging.LogRecord) -> str:
