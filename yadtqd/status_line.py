@@ -28,8 +28,9 @@ class Rate:
 
 def status_line(state: str, running: int, of: int, partitions: Sequence[int], lag: int, rate: float,
                 reasons: Sequence[str] = ()) -> str:
-    """Such as "RUNNING: 4 of 4 workers running, partitions 0-3, lag 120, 850 tasks/s"; what is wrong follows."""
-    owned = f"partition{'s' * (len(partitions) != 1)} {ranges(partitions)}" if partitions else "no partition"
+    """Such as "RUNNING: 4 of 4 workers running, 4 partitions (0-3), lag 120, 850 tasks/s"; what is wrong follows."""
+    count = len(partitions)
+    owned = f"{count} partition{'s' * (count != 1)} ({ranges(partitions)})" if count else "no partition"
     pace = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"
     head = f"{state}: {running} of {of} workers running, {owned}, lag {lag:,}, {pace} tasks/s"
     more = [f"{len(reasons) - REASONS} more reasons in `yadtqctl status`"] if len(reasons) > REASONS else []

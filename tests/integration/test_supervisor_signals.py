@@ -168,7 +168,7 @@ def test_systemd_hears_of_the_whole_life(tmp_path, monkeypatch):
         with TinyDaemon(tmp_path, {"w0": "busy:0.6"}) as daemon:
             hear("READY=1")
             assert daemon.running("w0", "w1")               # not before the workers consume
-            hear("STATUS=RUNNING: 2 of 2 workers running, partitions 0-1, lag 0, ")
+            hear("STATUS=RUNNING: 2 of 2 workers running, 2 partitions (0-1), lag 0, ")
             hear("WATCHDOG=1")
             daemon.process.send_signal(signal.SIGHUP)
             hear("RELOADING=1")
