@@ -103,7 +103,7 @@ class Bookkeeper(threading.Thread):
         self._durability.note(now)
         before = self._durability.durable_before(now)
         if self._durability.restarted:
-            raise RedisConnectionError("Redis was restarted")       # the gate closes, and opens when all is mended
+            raise RedisConnectionError("Redis was restarted, or another took over")     # the gate closes, until mended
         moved, released = self._ledger.sweep(before)
         for partition, position in moved.items():
             self._table[partition].watermark = position
@@ -156,8 +156,8 @@ class Bookkeeper(threading.Thread):
         for partition in self._partitions:
             fence(self._backend, partition, self._epoch)
         rewrite, reclaim = self._ledger.reopen()
-        log.warning("Redis was restarted: %d results are written again, %d tasks looked at again", len(rewrite),
-                    len(reclaim))
+        log.warning("Redis was restarted, or another took over: %d results are written again, %d tasks looked at again",
+                    len(rewrite), len(reclaim))
         self._shown.clear()
         self._writer.put_back(rewrite)
         self._consumer.claim_again(reclaim)             # it waits at the gate

@@ -140,8 +140,8 @@ def _supervise(settings: Settings, config: str | None, load: Callable[[], Settin
     pid_file.write()
     try:
         _say_where(settings, listener)
-        log.info("yadtqd %s starts on %s: Kafka at %s, Redis at %s:%d", version(), settings.host_name,
-                 ", ".join(settings.bootstrap), settings.redis_host, settings.redis_port)
+        log.info("yadtqd %s starts on %s: Kafka at %s, Redis at %s", version(), settings.host_name,
+                 ", ".join(settings.bootstrap), settings.redis_where)
         preload()
         supervisor = Supervisor(
             settings, roles(), load_settings=load, apply_logging=lambda new: logs.setup(new, process="supervisor"),

@@ -52,8 +52,8 @@ def reasons(handles: Iterable[WorkerHandle], shared: Shared, settings: Settings,
 
 
 def redis_address(settings: Settings) -> str:
-    """Where Redis is, as host:port."""
-    return f"{settings.redis_host}:{settings.redis_port}"
+    """Where Redis is, as host:port, or which Sentinels know it."""
+    return settings.redis_where
 
 
 def snapshot(handles: list[WorkerHandle], shared: Shared, settings: Settings, daemon: dict[str, Any],

@@ -132,6 +132,64 @@ def test_a_write_is_on_a_replica_once_that_has_come_so_far() -> None:
     assert safe_until("replica", look_from(GOOD, 100.0)) is None
 
 
+def watched(known: int, alone_at: float | None, *offsets: int, master: int = 1000) -> dict[str, str]:
+    """INFO of a primary that Sentinels watch: so many replicas are known, these are online."""
+    alone = {} if alone_at is None else {"sentinels_alone_at": repr(alone_at)}
+    return replicated(master, *[("online", offset) for offset in offsets]) | {"sentinels_replicas": str(known)} | alone
+
+
+def test_with_sentinels_a_write_must_be_on_disk_and_on_a_replica() -> None:
+    info = Info()
+    durability = Durability("auto", info)
+    for now, fields, safe in [
+            (100.0, watched(1, None, 400, master=500), float("-inf")),      # the replica is behind
+            (101.0, watched(1, None, 500, master=600), 99.0),               # it has what there was at 100.0; the disk
+            (103.0, watched(1, None, 600, master=700), 101.0),              # ... has what is 2 s old: the older counts
+            (104.0, watched(1, None), 101.0),                               # no replica: nothing is proved
+            (105.0, watched(1, None, 100), 101.0)]:                         # nor by one that begins anew
+        info.fields = fields
+        durability.note(now)
+        assert durability.durable_before(now) == safe
+
+
+@pytest.mark.parametrize(("known", "online", "safe"), [
+    (0, (1000,), True), (1, (1000,), True), (2, (1000,), True), (2, (1000, 10), True), (3, (1000,), False),
+    (3, (1000, 10), False), (3, (1000, 1000), True), (4, (1000, 1000, 5), True), (4, (1000, 999), False),
+    (1, (), False)])
+def test_primary_and_the_replicas_that_have_it_must_be_most_of_all(known: int, online: tuple[int, ...],
+                                                                   safe: bool) -> None:
+    """Any side of a partition that elects a primary then has a replica with the write."""
+    look = look_from(watched(known, None, *online), 100.0)
+    assert (safe_until("auto", look) is not None) == safe
+
+
+def test_while_no_replica_could_take_over_the_disk_alone_counts(caplog: pytest.LogCaptureFixture) -> None:
+    info = Info(**watched(1, 90.0))
+    durability = Durability("auto", info)
+    durability.note(100.0)
+    with caplog.at_level(logging.INFO):
+        assert durability.durable_before(100.0) == 90.0, "what is later than the Sentinels' word is not covered by it"
+        info.fields = watched(1, 104.0)
+        assert durability.durable_before(104.5) == 102.5
+        info.fields = watched(1, 104.0, 1000)
+        durability.note(110.0)
+        assert durability.durable_before(112.0) == 110.0
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert safe_until("replica", look_from(watched(1, 104.0), 104.5)) is None, "who asks for a replica means it"
+    assert safe_until("aof", look_from(watched(1, None), 104.5)) == 102.5, "and who asks for the disk gets that"
+
+
+def test_a_failover_shows_though_the_process_is_one_that_we_knew() -> None:
+    """A frozen primary that was replaced, made a replica, and is primary again is the same process with other data."""
+    info = Info(master_replid="first")
+    durability = Durability("auto", info)
+    durability.durable_before(0.0)
+    durability.note(1.0)
+    info.fields = GOOD | {"master_replid": "second"}
+    durability.durable_before(1.0)
+    assert durability.restarted
+
+
 LOOKS = st.tuples(st.floats(0, 2), st.booleans(), st.booleans(), st.sampled_from(["one", "two"]), st.booleans())
 
 
@@ -142,7 +200,7 @@ def test_no_write_is_ever_called_safe_before_two_quiet_seconds_of_the_same_proce
     durability, now, good_looks, run = Durability("auto", Info()), 0.0, [], None
     for passed, pending, ok, run_id, rewritten in steps:
         now += passed
-        durability.judge(Look(now, run_id, True, pending, ok, 0, None))
+        durability.judge(Look(now, run_id, True, pending, ok, 0))
         if run is not None and run_id != run:
             assert durability.restarted
         run = run_id

@@ -1,15 +1,15 @@
 """Connections to Redis: calls in bulk, repeated until a deadline, with every failure as a typed error.
 
 Owns the pool of one result backend (made anew after a fork), the loading of the function library, and the meaning of
-Redis's error replies. Works on redis-py's connections below its client: packing a command and reading its reply costs
-a few us there, against about 50 through a pipeline object. May be used by any thread; starts none. Whatever runs
-through it must be idempotent, since a call whose reply got lost is sent again.
+Redis's error replies. With Sentinels it asks them for the primary and follows it: a connection is used only while the
+Redis behind it is the primary, and nobody waits for one that no longer is. Works on redis-py's connections below its
+client: packing a command and reading its reply costs a few us there, against about 50 through a pipeline object. May be
+used by any thread. Whatever runs through it must be idempotent, since a call whose reply got lost is sent again.
 """
 from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from yadtq import names
 from yadtq.errors import BackendDamaged, ClientClosed, RedisConnectionError, RedisRefused
+from yadtq.redis_connect import connect, set_timeout
+from yadtq.redis_sentinel import Address, Sentinels
 from yadtq.shard_calls import pack
+from yadtq.tls import why_refused
 
 if TYPE_CHECKING:
     from redis.connection import Connection
@@ -32,6 +35,8 @@ WINDOW_CALLS: Final = 32            # calls sent before their replies are read
 WINDOW_BYTES: Final = 1 << 20
 MAX_IDLE: Final = 32                # connections kept for reuse
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
+SUSPECT_S: Final = 0.5              # with Sentinels: silent for so long, the primary may be another by now
+GREETING_S: Final = 1.0             # with Sentinels: what connecting may take, or a third of redis_timeout_s if longer
 # What Redis says while it can't serve, and may again without anybody changing anything.
 PASSING: Final = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "BUSY",
                   "TRYAGAIN", "UNKILLABLE")
@@ -42,6 +47,7 @@ EXPLAINED: Final = {
     "MISCONF": "Redis can't write to its disk and stores nothing until it can",
     "MASTERDOWN": "this replica has lost its master",
     "BUSY": "Redis is busy with a script",
+    "NOREPLICAS": "too few replicas of this Redis keep up (min-replicas-to-write): it stores nothing until more do",
 }
 REFUSED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "Client sent AUTH", "DB index",
                   "AUTH called", "invalid password", "no permissions")
@@ -68,9 +74,9 @@ class RedisClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._where = f"{settings.redis_host}:{settings.redis_port}"
         self._idle: deque[Connection] = deque()
-        self._pid = os.getpid()
+        self.sentinels: Sentinels | None = None
+        self._pid = 0
         self._prepared = False
         self._closed = False
 
@@ -82,6 +88,8 @@ class RedisClient:
         redis_timeout_s); then RedisConnectionError. RedisRefused and BackendDamaged come at once.
         """
         deadline = time.monotonic() + (self._settings.redis_timeout_s if timeout_s is None else timeout_s)
+        if self.sentinels is not None:
+            self.sentinels.ask_now_and_then()
         replies: list[Any] = [_PENDING] * len(calls)
         pending: Sequence[int] = range(len(calls))
         pause_s = 0.0                               # the first repeat is at once: a pooled connection may be long dead
@@ -89,6 +97,8 @@ class RedisClient:
             failure = self._attempt(calls, pending, replies, deadline)
             if failure is None:
                 return replies
+            if self.sentinels is not None:
+                self.sentinels.doubt()
             now = time.monotonic()
             if now + pause_s >= deadline:
                 raise failure
@@ -118,6 +128,10 @@ class RedisClient:
             self._discard(connection)
             connection = None
             return self._translate(error)
+        except RedisConnectionError as error:           # of the Sentinels
+            if not error.retryable:
+                raise
+            return error
         except BaseException:
             self._discard(connection)
             connection = None
@@ -142,12 +156,37 @@ class RedisClient:
             connection.send_packed_command([calls[index] for index in window] if size > 1 << 16
                                            else [b"".join([calls[index] for index in window])], check_health=False)
             for index in window:
+                if self.sentinels is not None:
+                    self._await_reply(connection, deadline)
                 try:
                     replies[index] = connection.read_response(disable_decoding=True, timeout=_left(deadline))
                 except ResponseError as error:
                     problem = self._refusal(connection, error)
             start = end
         return problem
+
+    def _await_reply(self, connection: Connection, deadline: float) -> None:
+        """Until there is something to read; no longer than this Redis is the primary."""
+        from redis.exceptions import TimeoutError
+
+        while not connection.can_read(min(SUSPECT_S, _left(deadline))):
+            self.check_primary(connection, silent=True)
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no answer from {connection.host}:{connection.port}")
+
+    def check_primary(self, connection: Connection, *, silent: bool) -> None:
+        """Raises redis-py's ConnectionError when the primary is known to be another Redis than the one at the other
+        end of `connection`. `silent`: that one does not answer, so that the Sentinels are asked at once."""
+        from redis.exceptions import ConnectionError
+
+        if self.sentinels is None:
+            return
+        if silent:
+            self.sentinels.ask()
+        else:
+            self.sentinels.ask_now_and_then()
+        if self.sentinels.moved_from(Address(connection.host, connection.port)):
+            raise ConnectionError(f"{connection.host}:{connection.port} is no longer the primary")
 
     def _refusal(self, connection: Connection, error: ResponseError) -> str:
         """What Redis said when it refused for the moment; raises `error` if it was for good."""
@@ -183,23 +222,40 @@ class RedisClient:
         """A connection that nobody else uses, to be given back or disconnected."""
         if self._closed:
             raise ClientClosed
-        if self._pid != os.getpid():                # the parent's sockets are the parent's
+        self._own_process()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self.open(_left(deadline))
+            if self.sentinels is None or not self.sentinels.moved_from(Address(connection.host, connection.port)):
+                return connection
+            connection.disconnect()
+
+    def _own_process(self) -> None:
+        """At the first use in a process: the parent's sockets and threads are the parent's."""
+        if self._pid != os.getpid():
             self._idle, self._pid = deque(), os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self.open(_left(deadline))
+            self.sentinels = Sentinels(self._settings) if self._settings.redis_sentinels else None
 
     def open(self, timeout_s: float) -> Connection:
-        """A new connection, made within about `timeout_s`. May raise redis-py's errors."""
+        """A new connection, to the primary, made within about `timeout_s`. May raise redis-py's errors."""
+        self._own_process()
         whole_s = self._settings.redis_timeout_s
-        connection = self._connection(max(0.05, min(timeout_s, whole_s)))
-        connection.connect()
-        # the greeting was bound by the caller's time; what is sent later has the whole time, in redis-py's parser too
-        connection.socket_timeout = whole_s
-        connection._parser._socket_timeout = whole_s
-        sock: Any = connection._sock
-        sock.settimeout(whole_s)
+        limit_s = max(0.05, min(timeout_s, whole_s))
+        address = Address(self._settings.redis_host, self._settings.redis_port)
+        if self.sentinels is not None:
+            address = self.sentinels.primary(limit_s)
+            limit_s = min(limit_s, max(GREETING_S, whole_s / 3))        # a frozen one takes connections as well
+        connection = connect(self._settings, address.host, address.port, limit_s)
+        try:
+            if self.sentinels is not None:
+                _insist_on_primary(connection, limit_s)
+            # the greeting was bound by the caller's time; what is sent later has the whole time
+            set_timeout(connection, whole_s)
+        except BaseException:
+            connection.disconnect()
+            raise
         return connection
 
     def _give_back(self, connection: Connection) -> None:
@@ -208,23 +264,6 @@ class RedisClient:
             connection.disconnect()
         else:
             self._idle.append(connection)
-
-    def _connection(self, timeout_s: float) -> Connection:
-        from redis.backoff import NoBackoff
-        from redis.connection import Connection, SSLConnection
-        from redis.retry import Retry
-
-        settings = self._settings
-        options: dict[str, Any] = {
-            "host": settings.redis_host, "port": settings.redis_port, "db": settings.redis_db,
-            "username": settings.redis_username or None, "password": settings.redis_password or None,
-            "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s,
-            "protocol": 2, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0, "socket_keepalive": True,
-        }
-        if settings.redis_ssl:
-            return SSLConnection(ssl_ca_certs=settings.redis_ssl_ca_file or None, ssl_cert_reqs=ssl.CERT_REQUIRED,
-                                 ssl_min_version=ssl.TLSVersion.TLSv1_2, **options)
-        return Connection(**options)
 
     def _discard(self, connection: Connection | None) -> None:
         if connection is not None:
@@ -249,6 +288,8 @@ class RedisClient:
         from redis.exceptions import AuthenticationError, AuthorizationError, ResponseError
 
         text = _text_of(error)
+        if not isinstance(error, ResponseError) and (refusal := why_refused(error, "redis_ssl_ca_file")):
+            raise RedisRefused(f"no connection to Redis at {self._where}: {refusal}") from error
         if isinstance(error, (AuthenticationError, AuthorizationError)) or any(word in text for word in REFUSED):
             raise RedisRefused(f"Redis at {self._where} refuses this user or password: {text}") from error
         if "unknown command" in text.lower():
@@ -257,6 +298,11 @@ class RedisClient:
         if isinstance(error, ResponseError) and not text.startswith(PASSING):
             raise BackendDamaged(f"Redis at {self._where} could not do what it was asked to: {text}") from error
         return RedisConnectionError(self._explain(text))
+
+    @property
+    def _where(self) -> str:
+        known = self.sentinels.last_primary if self.sentinels is not None else None
+        return f"{known}, {self._settings.redis_where}" if known else self._settings.redis_where
 
     def _explain(self, text: str) -> str:
         word = text.split(" ", 1)[0]
@@ -273,6 +319,16 @@ class RedisClient:
 
 
 _PENDING: Final = object()
+
+
+def _insist_on_primary(connection: Connection, timeout_s: float) -> None:
+    """Raises ReadOnlyError when it is a replica: Sentinels may be a moment behind, and a replica's answers are old."""
+    from redis.exceptions import ReadOnlyError
+
+    connection.send_packed_command([pack("HELLO")], check_health=False)
+    about = connection.read_response(disable_decoding=True, timeout=timeout_s)
+    if about[about.index(b"role") + 1] != b"master":
+        raise ReadOnlyError("a replica, though the Sentinels call it the primary")
 
 
 def _left(deadline: float) -> float:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from yadtq.durability import Durability
+from yadtq.durability import Durability, replicas_online
 from yadtq.names import KAFKA_KEY, SHARDS, STORE_KEY, shard_of, value_key
 from yadtq.records import (
     STATE_NUMBER,
@@ -286,7 +286,19 @@ class ResultBackend:
 
     def durability(self) -> Durability:
         """Keeps account of what is known to be on disk; one object a worker."""
-        return Durability(self.settings.durability, self.info)
+        return Durability(self.settings.durability, self._info_of_safety)
+
+    def _info_of_safety(self, sections: str) -> dict[str, str]:
+        """INFO, and what the Sentinels say of the same process."""
+        info = self.info(sections)
+        sentinels = self.redis.sentinels
+        if sentinels is not None:
+            if not replicas_online(info):
+                sentinels.ask()                     # for the next look: is it alone?
+            info["sentinels_replicas"] = str(sentinels.replicas())
+            alone_at = sentinels.alone_at(info.get("run_id", ""))
+            info |= {} if alone_at is None else {"sentinels_alone_at": repr(alone_at)}
+        return info
 
     # ---- within -----------------------------------------------------------------------------------------------------
     def _letters(self, ids: Sequence[str], make: Callable[[int, list[int]], bytes], meaning: dict[int, T],

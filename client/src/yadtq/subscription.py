@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 SILENCE_S: Final = 10.0             # without a word for so long a PING goes out: a dead peer shows only when written to
+WATCHED_S: Final = 2.0              # the same with Sentinels: the primary may have been replaced meanwhile
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 MAX_BATCH: Final = 64               # messages that one `get` takes
 
@@ -147,10 +148,12 @@ class Subscription:
 
     def _pulse(self, now: float) -> None:
         assert self._connection is not None
-        if self._pinged > self._heard:
+        asked = self._pinged > self._heard
+        self._redis.check_primary(self._connection, silent=asked)
+        if asked:
             if now - self._pinged > self._timeout_s:
                 raise OSError("no answer to a PING")
-        elif now - self._heard > SILENCE_S:
+        elif now - self._heard > (SILENCE_S if self._redis.sentinels is None else WATCHED_S):
             self._connection.send_packed_command([pack("PING")], check_health=False)
             self._pinged = now
 

@@ -128,7 +128,7 @@ class Context:
         if "{" not in hint:
             return hint
         settings = self.settings
-        return hint.format(kafka=", ".join(settings.bootstrap), redis=f"{settings.redis_host}:{settings.redis_port}")
+        return hint.format(kafka=", ".join(settings.bootstrap), redis=settings.redis_where)
 
 
 def error_fields(error: YADTQError) -> dict[str, Any]:

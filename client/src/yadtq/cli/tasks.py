@@ -108,7 +108,7 @@ def clear(context: Context, /, yes: bool) -> int:
     if not yes:
         settings = context.settings
         what = (f"all tasks of the topic {settings.kafka_task_topic} at {', '.join(settings.bootstrap)}, and all "
-                f"records at {settings.redis_host}:{settings.redis_port}")
+                f"records at {settings.redis_where}")
         if not confirmed(f"Clear {what}?"):
             click.echo("nothing was cleared", err=True)
             return exits.REFUSED
