@@ -9,12 +9,14 @@ host only after a later `poll`, so whoever uses this has time to let go.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from yadtq.errors import YADTQError
 from yadtq.transport.connection import connect_kafka_python, from_kafka_python, import_kafka
+from yadtqd.group_gaps import GapWatch, gaps
 from yadtqd.shared import boottime_ns, lease_margin_s
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class GroupMember:
         self._join_seen = (0.0, 0)          # which join of the library's we have seen, and when that can have begun
         self._silent_since = 0.0            # monotonic s: no heartbeats since then, 0 when there are
         self._silent_looks = 0
+        self._assignor: Any = None
+        self._gaps: GapWatch | None = None  # from the first look at a stable group
         self._hasty = 0                     # polls in a row that did not wait and found nothing
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
@@ -68,7 +72,7 @@ class GroupMember:
             auto_offset_reset="earliest", session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(session_ms // 7, 100), max_poll_interval_ms=int(self._hand_over_s * 1000),
             metadata_max_age_ms=NEW_PARTITIONS_MS, **self._options)
-        assignor.coordinator = consumer._coordinator
+        assignor.coordinator, self._assignor = consumer._coordinator, assignor
         consumer.partitions_for_topic(self._topic)      # else it joins, gets nothing, and joins again
         consumer.subscribe([self._topic], listener=_listener(consumer, self.events, pause=not self._reads))
         self.consumer = consumer
@@ -157,6 +161,43 @@ class GroupMember:
         session_ns = int(self._settings.kafka_session_timeout_ms * 1e6)
         return since_ns + session_ns - int(lease_margin_s(self._settings) * 1e9)
 
+    def mend_gaps(self) -> None:
+        """Have the group arranged anew when a partition was given to nobody; a turn of the loop while it is stable."""
+        now, coordinator = time.monotonic(), self.consumer._coordinator
+        if self._gaps is None:
+            slow_s = self._hand_over_s + 2 * self._settings.kafka_session_timeout_ms / 1000
+            self._gaps = GapWatch(now, slow_s, random.Random())  # noqa: S311
+        if not self._gaps.due(now) or not coordinator.stable():
+            return
+        missing = self._given_to_nobody()
+        if self._gaps.saw(missing, now):
+            log.warning("%s: the group has given %s to nobody; it is asked to share them out", self.who,
+                        sorted(missing or ()))
+            self._assignor.asks += 1
+            coordinator.request_rejoin()
+
+    def _given_to_nobody(self) -> frozenset[int] | None:
+        """None when that can't be told now: the group is being arranged, or Kafka does not answer."""
+        import_kafka()
+        from kafka.protocol.admin import DescribeGroupsRequest
+        from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+
+        consumer: Any = self.consumer
+        partitions = consumer.partitions_for_topic(self._topic)
+        try:
+            asked = consumer._manager.send(DescribeGroupsRequest(groups=[self._group]),
+                                           node_id=consumer._coordinator.coordinator_id)
+            answer: Any = self.ask(consumer._net.run, consumer._manager.wait_for, asked, CALL_S * 1000)
+        except YADTQError as error:
+            log.debug("%s: what is given to whom? %s", self.who, error)
+            return None
+        group = answer.groups[0]
+        if group.error_code or group.group_state != "Stable" or not partitions:
+            return None
+        decode: Any = ConsumerProtocolAssignment.decode      # untyped
+        given = [decode(member.member_assignment).partitions() for member in group.members if member.member_assignment]
+        return gaps(partitions, ([tp.partition for tp in tps if tp.topic == self._topic] for tps in given))
+
     def _look_for_silence(self, now_s: float, *, silent: bool) -> None:
         """A heartbeat that was fenced only makes the library fall silent, which else lasts no longer than a rejoin."""
         if not silent:
@@ -195,11 +236,14 @@ def _assignor() -> Any:
 
     class Assignor(CooperativeStickyAssignor):
         coordinator: Any = None
+        asks = 0            # another number makes the group arrange itself anew, though nothing else has changed
 
         def metadata(self, topics: Any) -> Any:
             if self.coordinator is not None and self.coordinator._generation.is_lost():
                 self.member_assignment = None
-            return super().metadata(topics)         # type: ignore[no-untyped-call]
+            told = super().metadata(topics)         # type: ignore[no-untyped-call]
+            told.user_data = str(self.asks).encode() if self.asks else b""
+            return told
 
     return Assignor()        # type: ignore[no-untyped-call]
 

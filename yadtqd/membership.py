@@ -64,6 +64,8 @@ class Membership(MemberLoop):
         self._look_at_ends(time.monotonic())
         if self._assignment.leaving:
             time.sleep(HAND_OVER_POLL_S)
+        else:
+            self._member.mend_gaps()
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
     def _connect(self) -> None:

@@ -73,6 +73,7 @@ class Scheduler(MemberLoop):
         records = self._member.poll(self._patience_s(), ALL_AT_ONCE)
         self._renew_lease()
         self._note_events()
+        self._member.mend_gaps()
         self._take(records)
         self._settle()
         self._publish()

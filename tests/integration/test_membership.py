@@ -4,13 +4,16 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.queue_user import QueueUser
 from tests.support.role_host import RoleHost, until
 from yadtq.config import Settings
+from yadtq.names import scheduler_group
 from yadtq.transport import open_admin
+from yadtq.transport.connection import connect_kafka_python, import_kafka
 from yadtqd.exits import Exit
 from yadtqd.shared import boottime_ns
 
@@ -29,6 +32,20 @@ def committed(settings: Settings) -> dict[int, int]:
         return admin.committed(settings.kafka_group, settings.kafka_task_topic)
     finally:
         admin.close()
+
+
+def shares(settings: Settings, group: str, topic: str) -> dict[str, set[int]]:
+    """What the group has given to whom, by host name; empty while it is being arranged."""
+    admin: Any = connect_kafka_python(import_kafka().KafkaAdminClient, settings)
+    try:
+        told = admin.describe_groups([group])[group]
+    finally:
+        admin.close()
+    if told["group_state"] != "Stable":
+        return {}
+    return {member["group_instance_id"]: {p for given in (member["member_assignment"] or {}).get(
+        "assigned_partitions", ()) if given["topic"] == topic for p in given["partitions"]}
+        for member in told["members"]}
 
 
 def owned(host: RoleHost) -> tuple[int, ...]:
@@ -101,6 +118,32 @@ def test_a_second_host_gets_its_share_once_the_first_has_let_go(quick: Settings,
         b.start("worker", "w0", tuple(sorted(leaving)))
         user.results(user.send([user.message("addition", n, 1) for n in range(40)]))
         until(lambda: committed(quick) == dict.fromkeys(range(4), 110), "the commits of both")
+
+
+@pytest.mark.parametrize("role", ["membership", "scheduler"])
+def test_who_dies_in_a_hand_over_and_is_back_at_once(quick: Settings, role: str) -> None:
+    """It finds its old place in the group, which does not know that it let go: nobody had what it gave up, for ever."""
+    topic, group = ((quick.kafka_task_topic, quick.kafka_group) if role == "membership" else
+                    (quick.kafka_delayed_topic, scheduler_group(quick.kafka_group)))
+
+    def given() -> dict[str, set[int]]:
+        return shares(quick, group, topic)
+
+    with RoleHost(quick) as a, RoleHost(quick.replace(host_name="b")) as b:
+        a.start(role)
+        until(lambda: len(given().get("a", ())) >= 4, "everything is a's", 20)
+        everything = given()["a"]
+        for p in everything if role == "membership" else ():
+            a.shared.partitions[p].worker = 1                 # it lives, as far as membership can see
+        b.start(role, wait=False)
+        until(lambda: 0 < len(given().get("a", everything)) < len(everything), "a is told to let go", 20)
+        a.kill(role)
+        a.status(role)
+        for p in everything if role == "membership" else ():
+            a.shared.partitions[p].worker = 0
+        a.start(role, "again", wait=False)
+        until(lambda: set().union(*given().values()) == everything, "everything is somebody's", 30)
+        assert given()["b"], "the group went on"
 
 
 def test_a_frozen_hosts_partitions_move_and_its_commits_are_refused(quick: Settings) -> None:
