@@ -45,6 +45,16 @@ def yadtq(settings: Settings) -> Program:
     return Program(settings)
 
 
+def test_topics_are_made_and_grown(yadtq, settings):
+    name, had = settings.kafka_task_topic, settings.num_partitions
+    assert yadtq.json("topics")["topics"][name] == had
+    assert yadtq.json("-o", f"num_partitions={had + 2}", "topics")["topics"][name] == had       # not unless asked to
+    yadtq("-o", f"num_partitions={had + 2}", "topics")
+    assert "yadtq topics --grow" in yadtq.errors
+    assert yadtq.json("-o", f"num_partitions={had + 2}", "topics", "--grow")["topics"][name] == had + 2
+    assert f"{had + 2}\n" in yadtq("topics", "--grow").splitlines(keepends=True)[0]
+
+
 def test_submit_wait_and_result(yadtq, settings):
     with PlayedWorker(settings):
         assert yadtq("submit", "addition", "1", "-2.5", "--wait") == "-1.5\n"

@@ -17,7 +17,8 @@ _COMMANDS = {
     "submit": ("submitting", "submit"), "result": ("results", "result"), "status": ("tasks", "status"),
     "tasks": ("tasks", "tasks"), "cancel": ("cancelling", "cancel"), "clear": ("tasks", "clear"),
     "dlq": ("dlq", "dlq"),
-    "workers": ("workers", "workers"), "version": ("about", "version_command"), "completion": ("about", "completion"),
+    "workers": ("workers", "workers"), "topics": ("topics", "topics"),
+    "version": ("about", "version_command"), "completion": ("about", "completion"),
 }
 _EPILOG = "\b\nExit status:\n" + "\n".join(f"  {status:>3}  {meaning}" for status, meaning in exits.TABLE)
 
