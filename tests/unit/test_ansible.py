@@ -16,6 +16,8 @@ from yadtq.config import Settings
 
 yaml = pytest.importorskip("yaml", reason="ansible is not installed (requirements/deploy.txt)")
 
+pytestmark = pytest.mark.timeout(400)       # ansible-lint and each playbook take seconds, on a busy machine minutes
+
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / "ansible"
 PLAYBOOKS = sorted(path.name for path in ANSIBLE.glob("*.yml") if not path.name.startswith(("inventory", "vault")))
@@ -32,7 +34,7 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str, cwd: Path = ANSIBLE, home: Path | None = None, limit_s: float = 100) -> str:
+def run(*command: str, cwd: Path = ANSIBLE, home: Path | None = None, limit_s: float = 350) -> str:
     """The output of a command that must succeed."""
     path = f"{Path(command[0]).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_DEPRECATION_WARNINGS": "0"}
@@ -143,7 +145,7 @@ def test_one_box_talks_plainly_to_itself(tmp_path: Path) -> None:
     found = settings_of(tmp_path, "inventory.single.yml", "box", yadtqd_settings=own)
     assert (found.bootstrap, found.redis_host) == (["127.0.0.1:9092"], "127.0.0.1")
     assert (found.kafka_security_protocol, found.redis_ssl, found.redis_sentinels) == ("PLAINTEXT", False, "")
-    assert (found.kafka_replication_factor, found.redis_password) == (1, "of-redis")
+    assert (found.kafka_replication_factor, found.redis_username, found.redis_password) == (1, "yadtq", "of-redis")
     assert (found.task_timeout, found.tasks) == (2.5, ("a.b",))
 
 
