@@ -36,6 +36,10 @@ commands
               --keep         leave them running
   test ...  install, run every check and every test; what follows is passed
             on to pytest: ./setup.sh test -k offset
+  test-deploy ...  deploy to three real hosts with systemd on this machine and
+            check them: as root, some minutes, not part of 'test'
+              --short        one host, and less of it
+              --report FILE  write figures and transcripts there
   up        install, start the Kafka, Redis and yadtqd of this checkout;
             returns when a task can be run. Ports: 9092 and 6379, or the next
             free ones; 'source .yadtq/env' tells a shell where they are.
@@ -184,13 +188,14 @@ main() {
     -*) usage_error "unknown option '$command'" ;;
     *) if [ $# -gt 0 ]; then shift; fi ;;
   esac
-  case " ${1:-} " in ' -h ' | ' --help ') if [ "$command" != test ]; then help; return; fi ;; esac
+  case " ${1:-} " in ' -h ' | ' --help ') if [[ $command != test* ]]; then help; return; fi ;; esac
   trap on_exit EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
   case $command in
     install | up | demo | clean | lock) "command_$command" "$@" ;;
     test) command_test "$@" ;;
+    test-deploy) command_test_deploy "$@" ;;
     down | status)
       [ $# -eq 0 ] || usage_error "$command takes no arguments"
       stack "$command"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What `./setup.sh test` runs: every check of the code, then pytest. Sourced by setup.sh.
+# What `./setup.sh test` and `test-deploy` run: every check of the code, then pytest; real hosts. Sourced by setup.sh.
 
 # shell_scripts: every tracked or new shell file
 shell_scripts() {
@@ -44,4 +44,12 @@ command_test() {
     status=1
   fi
   return "$status"
+}
+
+command_test_deploy() {
+  install_all
+  step 'Ansible into .venv' ansible "check that pip reaches its package index" \
+    pip_install --require-hashes -r requirements/deploy.txt
+  # as root, who must not leave files in the checkout that its owner can't remove
+  as_root env PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m tests.deploy "$@"
 }
