@@ -10,6 +10,7 @@ import logging
 
 from yadtq import log as logs
 from yadtqd.child import ChildContext, Role
+from yadtqd.worker_handle import WORKER
 
 MODULES = {"membership": "yadtqd.membership", "worker": "yadtqd.worker", "isolator": "yadtqd.isolator",
            "janitor": "yadtqd.janitor", "scheduler": "yadtqd.scheduler"}
@@ -21,6 +22,7 @@ def roles() -> dict[str, Role]:
 
 
 def _run(ctx: ChildContext) -> int:
-    logs.setup(ctx.settings, process=ctx.name)
+    worker = f"{ctx.settings.host_name}/{ctx.name}" if ctx.role == WORKER else ""
+    logs.setup(ctx.settings, process=ctx.name, worker=worker)
     logs.set_level(logging.getLevelName(ctx.shared.log_level))      # an operator may have changed it since the start
     return int(importlib.import_module(MODULES[ctx.role]).run(ctx))

@@ -129,6 +129,15 @@ def test_a_line_may_bring_fields_of_its_own(journal: FakeJournal) -> None:
     assert (entry["YADTQ_TASK_ID"], entry["YADTQ_WORKER"], entry["YADTQ_PARTITION"]) == (ID, "host/w1", "7")
 
 
+def test_every_thread_of_a_worker_names_it(journal: FakeJournal) -> None:
+    log.setup(Settings(), process="w3", worker="host/w3", stream=journal.stderr, env=journal.env)
+    thread = threading.Thread(target=LOGGER.warning, args=("from a thread",))
+    thread.start()
+    thread.join(10)
+    [entry] = journal.entries()
+    assert (entry["YADTQ_WORKER"], entry["MESSAGE"]) == ("host/w3", "w3 yadtqd.test: from a thread")
+
+
 def test_a_traceback_is_one_entry_with_its_code(journal: FakeJournal) -> None:
     journal.setup()
     try:

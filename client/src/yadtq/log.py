@@ -37,9 +37,11 @@ _CHUNK_BYTES = 4096             # what a pipe that says it is writable takes wit
 _DROPPED = "%d lines were dropped here: nobody read the log"
 
 
-def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
+def setup(settings: Settings, *, process: str, worker: str = "", stream: IO[str] | None = None,
           env: Mapping[str, str] | None = None) -> None:
     """Sends the log of this process where the settings say; `process` ("supervisor", "w3") stands in each line.
+
+    `worker` ("host/w3") is the field that all lines of this process have in the journal, whichever thread writes them.
 
     Safe to call again, after a fork too: it replaces what it set up before, and nothing else. `stream` (standard error)
     and `env` (os.environ) are for tests.
@@ -62,7 +64,7 @@ def setup(settings: Settings, *, process: str, stream: IO[str] | None = None,
     handler.setFormatter(formatter(style, process))
     if style == "journal" and not settings.log_file and _is_journal(out, env.get("JOURNAL_STREAM", "")):
         with contextlib.suppress(OSError):              # no journal, or it is closed to us: prefixes will do
-            handler = _Journal(process, handler, patience_s=patience_s)
+            handler = _Journal(process, handler, worker=worker, patience_s=patience_s)
     handler.addFilter(_add_context)
     handler.addFilter(RepeatFilter(NOISY, REPEAT_WINDOW_S))
     root.addHandler(handler)

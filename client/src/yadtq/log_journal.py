@@ -30,10 +30,15 @@ _CUT = "... (cut: {} characters)"
 
 
 class JournalHandler(logging.Handler):
-    """Sends lines to the journal at `path`; `fallback` gets those that it does not take. OSError: there is none."""
+    """Sends lines to the journal at `path`; `fallback` gets those that it does not take. OSError: there is none.
 
-    def __init__(self, process: str, fallback: logging.Handler, *, patience_s: float, path: str | None = None) -> None:
+    `worker` is the worker of every line that is of no other.
+    """
+
+    def __init__(self, process: str, fallback: logging.Handler, *, worker: str = "", patience_s: float,
+                 path: str | None = None) -> None:
         super().__init__()
+        self._worker = worker
         self._path = SOCKET if path is None else path
         self._process, self._fallback, self._patience_s = process, fallback, patience_s
         self._full = False              # it took nothing the last time: nobody waits for it again
@@ -49,7 +54,7 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Sends one line, here or there."""
         try:
-            taken = self._send(encode(record, self._process))
+            taken = self._send(encode(record, self._process, self._worker))
         except Exception:  # noqa: BLE001 (a line that can't be formatted; logging tells it)
             self.handleError(record)
             return
@@ -109,10 +114,10 @@ class JournalHandler(logging.Handler):
         return count[0]
 
 
-def encode(record: logging.LogRecord, process: str) -> bytes:
+def encode(record: logging.LogRecord, process: str, worker: str = "") -> bytes:
     """One line in the journal's native protocol: `NAME=value`, or, with line ends in it, its length and bytes."""
     out = bytearray()
-    for name, value in _fields(record, process):
+    for name, value in _fields(record, process, worker):
         data = value.encode("utf-8", "backslashreplace")
         if b"\n" in data:
             out += name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
@@ -121,14 +126,14 @@ def encode(record: logging.LogRecord, process: str) -> bytes:
     return bytes(out)
 
 
-def _fields(record: logging.LogRecord, process: str) -> Iterator[tuple[str, str]]:
+def _fields(record: logging.LogRecord, process: str, worker: str) -> Iterator[tuple[str, str]]:
     yield "MESSAGE", _message(record, process)
     yield "PRIORITY", str(PRIORITIES.get(record.levelno, 6))
     yield "SYSLOG_IDENTIFIER", process if process.startswith("yadtq") else "yadtqd"
     yield "YADTQ_PROCESS", process
     yield "YADTQ_LOGGER", harmless(record.name)
     for name, value in (("YADTQ_TASK_ID", getattr(record, "task_id", "")),
-                        ("YADTQ_WORKER", getattr(record, "worker", ""))):
+                        ("YADTQ_WORKER", getattr(record, "worker", "") or worker)):
         if value:
             yield name, harmless(value)
     if (partition := getattr(record, "partition", -1)) >= 0:
