@@ -108,10 +108,13 @@ class RoleHost:
     def __enter__(self) -> RoleHost:
         from dataclasses import asdict
 
+        from tests.support.services import reap_with_us     # the program itself, also this module, needs none of it
+
         plain = json.dumps(asdict(self.settings))
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client' / 'src'}"}
         self._process = subprocess.Popen([sys.executable, "-m", "tests.support.role_host", plain], cwd=ROOT,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        reap_with_us(self._process.pid)
         told = self._line(20)
         fd = os.open(f"/proc/{told['pid']}/fd/{told['fd']}", os.O_RDWR)
         self.shared = Shared.attach(fd)
