@@ -108,7 +108,7 @@ class RoleHost:
     def __enter__(self) -> RoleHost:
         from dataclasses import asdict
 
-        from tests.support.services import reap_with_us     # the program itself, also this module, needs none of it
+        from tests.support.services import reap_with_us  # the program itself, also this module, needs none of it
 
         plain = json.dumps(asdict(self.settings))
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client' / 'src'}"}

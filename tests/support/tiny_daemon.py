@@ -232,7 +232,7 @@ class TinyDaemon:
 
     def start(self) -> None:
         """Start it, without waiting for anything."""
-        from tests.support.services import reap_with_us     # the daemon itself, also this module, needs none of it
+        from tests.support.services import reap_with_us  # the daemon itself, also this module, needs none of it
 
         with open(self.folder / "log", "ab") as stream:
             self.process = subprocess.Popen([sys.executable, "-m", "tests.support.tiny_daemon", json.dumps(self.given)],
