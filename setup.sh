@@ -176,6 +176,10 @@ command_lock() {
     client/pyproject.toml --extra librdkafka --extra numpy -c requirements/build.txt -o requirements/runtime.txt
   step 'Locking requirements/dev.txt' lock "$cure" "${uv[@]}" --group dev -c requirements/runtime.txt \
     -c requirements/build.txt -o requirements/dev.txt
+  local peers # other task queues, for benchmarks.peers alone, which makes environments of their own
+  for peers in peers peers-arq; do
+    step "Locking requirements/$peers.txt" lock "$cure" "${uv[@]}" "requirements/$peers.in" -o "requirements/$peers.txt"
+  done
   step 'Locking requirements/deploy.txt' lock "$cure" "${uv[@]}" requirements/deploy.in -c requirements/dev.txt \
     -c requirements/build.txt -o requirements/deploy.txt
 }

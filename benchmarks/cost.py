@@ -1,6 +1,7 @@
 """What a task costs, in figures that repeat on a noisy machine: the guard against changes that make YADTQ dearer.
 
     .venv/bin/python -m benchmarks.cost             # figures beside the committed ones; exit status 1 if one is dearer
+    .venv/bin/python -m benchmarks.cost --where     # byte-code instructions a task by function, where to look first
     .venv/bin/python -m benchmarks.cost --commit    # write them to benchmarks/cost.json, for a change that is worth it
 
 tests/integration/test_cost.py runs the same in continuous integration. Counted on benchmarks.one_process, so that every
@@ -23,10 +24,11 @@ import tempfile
 import time
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import msgspec
@@ -67,6 +69,28 @@ def instructions(call: Callable[[], Any]) -> int:
     finally:
         sys.settrace(before)
     return count
+
+
+def where(call: Callable[[], Any]) -> Counter[str]:
+    """The byte-code instructions of `call` by function."""
+    found: Counter[CodeType] = Counter()
+
+    def local(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "opcode":
+            found[frame.f_code] += 1
+        return local
+
+    def enter(frame: FrameType, event: str, argument: object) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return local
+
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return Counter({f"{Path(code.co_filename).stem}.{code.co_qualname}": count for code, count in found.items()})
 
 
 def redis_counts(connection: redis.Redis) -> dict[str, float]:
@@ -189,17 +213,37 @@ def dearer(found: Mapping[str, float], wanted: Mapping[str, float]) -> list[str]
             for name, figure in wanted.items() if not found.get(name, float("inf")) <= limit(name, figure)]
 
 
+def print_where(server: RedisServer) -> None:
+    """By part, the functions that make up nine tenths of it."""
+    with stand(server) as (one, _):
+        ids: list[str] = []
+        parts = {"submit": where(lambda: ids.extend(one.submit())), "work": where(one.work)}
+        parts["results"] = where(lambda: one.results(ids))
+    for part, counts in parts.items():
+        total = left = counts.total()
+        print(f"{part}: {total / BATCH:,.0f} instructions a task")
+        for name, count in counts.most_common():
+            if left < total / 10:
+                break
+            left -= count
+            print(f"  {count / BATCH:>8.1f}  {name}")
+
+
 def main(argv: list[str]) -> int:
     """Measure, print, judge or commit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", action="store_true", help="take these figures as the measure from now on")
+    parser.add_argument("--where", action="store_true", help="print the functions that execute most instructions")
     options = parser.parse_args(argv)
     wanted = committed()
     with tempfile.TemporaryDirectory(prefix="yadtq-cost-") as folder:
         server = RedisServer(Path(folder))
         server.start()
         try:
+            if options.where:
+                print_where(server)
+                return 0
             found = measure(server, wanted)
         finally:
             server.kill()

@@ -100,7 +100,7 @@ venv_inputs() {
   {
     echo "$ROOT ${CLIENT_ONLY:-all}"
     "$PYTHON" -c 'import sys; print(sys.base_prefix, sys.version)' # not its path: it has several names
-    cat requirements/*.txt
+    cat requirements/build.txt requirements/runtime.txt requirements/dev.txt
   } | digest
   cat pyproject.toml client/pyproject.toml | digest
 }

@@ -1,0 +1,1 @@
+"""Task queues of other projects and YADTQ, measured side by side: `python -m benchmarks.peers`."""
