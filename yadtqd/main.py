@@ -48,11 +48,12 @@ def _overrides(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
 @click.option("--config", "-c", "config", type=click.Path(dir_okay=False), help=f"TOML file instead of {CONFIG_FILE}.")
 @click.option("--daemon", "daemonize", is_flag=True, help="Run in the background; returns when the daemon is up.")
 @click.option("--check-config", is_flag=True, help="Check the configuration, print it with its origins, and exit.")
+@click.option("--check", "check", is_flag=True, help="Try Kafka and Redis as the daemon would, and exit.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="Least level that is logged.")
 @click.option("--option", "-o", "overrides", multiple=True, metavar="NAME=VALUE", callback=_overrides,
               help="Set an option; wins over the file and the environment. May be given again.")
 @click.version_option(version(), prog_name="yadtqd")
-def main(config: str | None, daemonize: bool, check_config: bool, log_level: str | None,
+def main(config: str | None, daemonize: bool, check_config: bool, check: bool, log_level: str | None,
          overrides: dict[str, str]) -> None:
     """Supervise the YADTQ workers of this host.
 
@@ -73,6 +74,8 @@ def main(config: str | None, daemonize: bool, check_config: bool, log_level: str
         if check_config:
             click.echo(describe(settings), nl=False)
             sys.exit(DaemonExit.OK)
+        if check:
+            sys.exit(_check(settings))
         config = config or (CONFIG_FILE if os.path.exists(CONFIG_FILE) else None)
         listener = take_listener()
         if daemonize:
@@ -81,6 +84,17 @@ def main(config: str | None, daemonize: bool, check_config: bool, log_level: str
     except YADTQError as error:
         click.echo(f"yadtqd: {error}", err=True)
         sys.exit(exit_status(error))
+
+
+def _check(settings: Settings) -> DaemonExit:
+    from yadtqd.check import findings
+
+    logging.getLogger("yadtq.kafka").setLevel(logging.CRITICAL)         # what the libraries say while they try
+    well = True
+    for finding in findings(settings):
+        click.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.text}")
+        well = well and finding.well
+    return DaemonExit.OK if well else DaemonExit.FAILED
 
 
 def load_settings(config: str | None, overrides: dict[str, str]) -> Settings:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.3
+REFUSED_S = 1.0             # when somebody has to change something first
 
 
 class MemberLoop:
@@ -54,7 +55,7 @@ class MemberLoop:
             except KafkaConnectionError as error:
                 self._slot.waiting_for = WAITS_FOR_KAFKA
                 log.warning("%s: %s", self._member.who, error)
-                time.sleep(RETRY_S)
+                time.sleep(RETRY_S if error.retryable else REFUSED_S)
         self._say_goodbye()
         return Exit.OK
 

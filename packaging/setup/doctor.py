@@ -122,7 +122,8 @@ def configuration(stack: Stack) -> Iterator[Finding]:
     config = os.environ.get("YADTQ_CONFIG") or generated
     code = ("import sys; from yadtq.config import Settings; s = Settings.load(sys.argv[1]);"
             "[print(x, s.origin('kafka_servers'), s.origin('kafka_host')) for x in s.bootstrap];"
-            "print('%s:%d' % (s.redis_host, s.redis_port), s.origin('redis_host'), 'default')")
+            "[print('%s:%d' % place, s.origin('redis_sentinels'), s.origin('redis_host'))"
+            " for place in s.sentinels or [(s.redis_host, s.redis_port)]]")
     asked = _run([str(interpreter), "-W", "ignore", "-c", code, config])
     if asked.returncode:
         told = [line.rpartition("CONFIGURATION_ERROR: ")[2] for line in asked.stderr.splitlines()
@@ -131,6 +132,7 @@ def configuration(stack: Stack) -> Iterator[Finding]:
                       "correct what is named there; yadtqd --check-config shows the whole configuration")
         return
     yield Finding("ok", "the configuration has no mistakes" + ("" if config == os.devnull else f" ({config})"))
+    reached = 0
     for line in asked.stdout.splitlines():
         place, *origins = line.split(" ")
         if set(origins) == {"default"}:
@@ -138,10 +140,16 @@ def configuration(stack: Stack) -> Iterator[Finding]:
         host, _, port = place.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), 3).close()
+            reached += 1
         except OSError as error:
             yield Finding("bad", f"{place} can't be reached: {error}",
                           "start that server, or correct the configuration (a shell that sourced .yadtq/env of an "
                           "earlier ./setup.sh up names servers that are gone)")
+    if reached:
+        tried = _run([str(VENV / "bin" / "yadtqd"), "--config", config, "--check"])
+        for said in tried.stdout.splitlines():
+            if said.startswith("BAD "):
+                yield Finding("bad", said.removeprefix("BAD ").strip(), "yadtqd --check tries it again; docs/errors.md")
     if stack.alive("yadtqd"):
         checked = _run([str(VENV / "bin" / "yadtqctl"), "--config", config, "status", "--check"])
         if checked.returncode:

@@ -6,9 +6,19 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from tests.support.secure_kafka import SecureKafka
 from tests.support.services import RedisServer
 from yadtq.config import Settings
 from yadtq.result_backend import ResultBackend
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A broker that insists on TLS and a password; for the session: leave it running."""
+    server = SecureKafka(tmp_path_factory.mktemp("secure_kafka"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -41,11 +41,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=[*TRANSPORTS, *(f"{transport} over TLS" for transport in REAL)])
 def settings(request: pytest.FixtureRequest, topic_prefix: str) -> Settings:
-    """Topics with 4 partitions on each transport."""
-    servers = "" if request.param == "memory" else request.getfixturevalue("kafka").bootstrap
-    return created(settings_of(request.param, servers, topic_prefix))
+    """Topics with 4 partitions on each transport; the real ones plain, and with SCRAM over TLS."""
+    transport, _, secure = request.param.partition(" ")
+    if secure:
+        options = request.getfixturevalue("secure_kafka").options()
+        return created(settings_of(transport, options.pop("kafka_servers"), topic_prefix, **options))
+    servers = "" if transport == "memory" else request.getfixturevalue("kafka").bootstrap
+    return created(settings_of(transport, servers, topic_prefix))
 
 
 def test_a_record_arrives_as_it_was_sent(settings: Settings) -> None:

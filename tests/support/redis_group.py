@@ -118,8 +118,8 @@ class RedisGroup:
         wait_for(lambda: self.in_step(len(self.nodes) - 1), 20, "replicas in step")
         wait_for(self.settled, 20, "the Sentinels to know everything")
 
-    def mend(self) -> None:
-        """Whole again, whoever is the primary: what is down or frozen comes back as its replica, and all is empty.
+    def mend(self, *, empty: bool = True) -> None:
+        """Whole again, whoever is the primary: what is down or frozen comes back as its replica; and `empty`.
 
         Sentinels would make a replica of an old primary by themselves, but only after eight seconds.
         """
@@ -134,8 +134,9 @@ class RedisGroup:
                 with node.connect() as connection:
                     connection.replicaof(LOOPBACK, primary.port)
         wait_for(lambda: self.settled() and self.in_step(len(self.nodes) - 1), 30, "the group to be whole")
-        with primary.connect() as connection:
-            connection.flushall()
+        if empty:
+            with primary.connect() as connection:
+                connection.flushall()
 
     def kill(self) -> None:
         for member in (*self.sentinels, *self.nodes):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from yadtq import tls
 from yadtq.errors import (
     KafkaConnectionError,
     KafkaRefused,
@@ -20,6 +21,7 @@ from yadtq.errors import (
 )
 from yadtq.transport.base import RECONNECT_MAX_MS
 from yadtq.transport.library_log import quieten_kafka_python
+from yadtq.transport.refusals import Refusals, watch_kafka_python
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -83,13 +85,14 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
         config |= {"sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
                    "sasl_plain_password": settings.kafka_sasl_password}
     if settings.kafka_security_protocol.endswith("SSL"):
-        config |= {"ssl_cafile": settings.kafka_ssl_ca_file or None, "ssl_keyfile": settings.kafka_ssl_key_file or None,
-                   "ssl_certfile": settings.kafka_ssl_cert_file or None}
+        config["ssl_context"] = tls.context(settings, "kafka")
     return config
 
 
-def connect_kafka_python(kind: Callable[..., T], settings: Settings, **config: Any) -> T:
-    """Construct one of kafka-python's clients, which connects; KafkaConnectionError within `kafka_request_timeout_ms`.
+def connect_kafka_python(kind: Callable[..., T], settings: Settings, *, refusals: Refusals | None = None,
+                         **config: Any) -> T:
+    """Construct one of kafka-python's clients, which connects; KafkaConnectionError within `kafka_request_timeout_ms`,
+    KafkaRefused as soon as all brokers have refused us. With `refusals` of the caller's they are noted beyond that.
 
     Without `api_version` the constructor waits for a broker and gives up in time (`bootstrap()` of a client made with
     it may wait for ever). What a constructor that fails leaves behind, a thread and its sockets, is ended here.
@@ -98,26 +101,31 @@ def connect_kafka_python(kind: Callable[..., T], settings: Settings, **config: A
     from kafka.net.compat import KafkaNetClient
 
     made: list[Any] = []
+    said = refusals or Refusals(settings)
     client_class: Any = KafkaNetClient  # untyped
 
     def make(**theirs: Any) -> Any:
         client = client_class(**theirs)
         made.append(client)
+        watch_kafka_python(client._manager, said)
         # Neither reaches the metadata by the options of these names: topics would be created by being asked about, with
         # a retention that deletes tasks, and a client's first metadata would come 100 ms later than they could.
         client.cluster.config |= {"allow_auto_create_topics": False, "retry_backoff_ms": METADATA_BACKOFF_MS}
         return client
 
+    settled = kafka_python_config(settings)
     try:
-        return kind(**kafka_python_config(settings) | {"bootstrap_timeout_ms": settings.kafka_request_timeout_ms,
+        return kind(**settled | {"bootstrap_timeout_ms": settings.kafka_request_timeout_ms,
                                                        "kafka_client": make} | config)
     except Exception as error:
         for client in made:
             client.close()
             client._net.stop()
         if isinstance(error, KafkaError) and getattr(error, "retriable", False):
-            raise unreachable(settings, error) from error
+            raise said.gone(error) from error
         raise from_kafka_python(error) from error
+    finally:
+        said.watching = said.watching and refusals is not None
 
 
 def librdkafka_config(settings: Settings) -> dict[str, Any]:
@@ -142,17 +150,11 @@ def librdkafka_config(settings: Settings) -> dict[str, Any]:
         config |= {"sasl.mechanism": settings.kafka_sasl_mechanism, "sasl.username": settings.kafka_sasl_username,
                    "sasl.password": settings.kafka_sasl_password}
     if settings.kafka_security_protocol.endswith("SSL"):
+        tls.context(settings, "kafka")  # says which file is no good
         files = {"ssl.ca.location": settings.kafka_ssl_ca_file, "ssl.key.location": settings.kafka_ssl_key_file,
                  "ssl.certificate.location": settings.kafka_ssl_cert_file}
         config |= {name: file for name, file in files.items() if file}
     return config
-
-
-def unreachable(settings: Settings, why: object) -> KafkaConnectionError:
-    """The error for brokers that did not answer in time."""
-    hint = ", or it refuses the password or certificate" if settings.kafka_security_protocol != "PLAINTEXT" else ""
-    return KafkaConnectionError(f"no Kafka broker of {', '.join(settings.bootstrap)} answered within "
-                                f"{settings.kafka_request_timeout_ms} ms{hint} ({why})")
 
 
 def from_kafka_python(error: BaseException, size: int = 0, limit: int = 0) -> YADTQError:

@@ -15,15 +15,15 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yadtq.errors import KafkaConnectionError, OffsetOutOfRange, PayloadTooLarge, UnknownTopic, YADTQError
+from yadtq.errors import KafkaConnectionError, KafkaRefused, OffsetOutOfRange, PayloadTooLarge, UnknownTopic, YADTQError
 from yadtq.transport.base import BATCH_BYTES, Guarded, GuardedProducer, OnDone, OnManyDone, Record
 from yadtq.transport.connection import (
     connect_kafka_python,
     from_kafka_python,
     import_kafka,
     kafka_python_errors,
-    unreachable,
 )
+from yadtq.transport.refusals import SLICE_S, Refusals
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -50,7 +50,8 @@ class KafkaPythonProducer(GuardedProducer):
         # What is under way; whoever takes an entry out reports it, so that each is reported once.
         self._open: dict[int, tuple[Any, int | None, int]] = {}
         self._outcomes: SimpleQueue[tuple[tuple[Any, int | None, int], Any] | None] = SimpleQueue()
-        self._producer = connect_kafka_python(kafka.KafkaProducer, settings,
+        refusals = Refusals(settings)
+        self._producer = connect_kafka_python(kafka.KafkaProducer, settings, refusals=refusals,
             # What the broker really speaks is asked on each connection and lowers this; without it the constructor
             # connects only to ask, and the first record waits 100 ms longer. With it, it doesn't connect: we do below.
             api_version=(4, 0),
@@ -65,21 +66,31 @@ class KafkaPythonProducer(GuardedProducer):
             metrics_enabled=False,
             allow_auto_create_topics=False,
         )
-        self._await_broker()
+        self._await_broker(refusals)
         self._thread = threading.Thread(target=self._report_deliveries, name="yadtq-deliveries", daemon=True)
         self._thread.start()
 
-    def _await_broker(self) -> None:
+    def _await_broker(self, refusals: Refusals) -> None:
         """The constructor does not connect; the metadata of the task topic are needed first anyway."""
-        from kafka.errors import KafkaError
+        from kafka.errors import KafkaError, KafkaTimeoutError
 
-        try:
-            self._producer.partitions_for(self._settings.kafka_task_topic)
-        except KafkaError as error:
-            if self._producer._metadata.brokers():
-                return  # a broker answered: it is the topic that is missing, which is for `send` to say
-            self._abort()
-            raise unreachable(self._settings, error) from error
+        left_ms = self._settings.kafka_request_timeout_ms
+        while True:
+            try:
+                self._producer._wait_on_metadata(self._settings.kafka_task_topic, min(left_ms, SLICE_S * 1000))
+            except KafkaError as error:
+                left_ms -= int(SLICE_S * 1000)
+                known, verdict = self._producer._metadata.brokers(), refusals.verdict()
+                if not known:
+                    if verdict is None and left_ms > 0 and isinstance(error, KafkaTimeoutError):
+                        continue
+                    self._abort()
+                    raise verdict or refusals.gone(error) from error
+            except KafkaRefused:
+                self._abort()
+                raise
+            refusals.watching = False
+            return  # or a broker answered: it is the topic that is missing, which is for `send` to say
 
     def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None,
              on_done: OnDone | None = None) -> None:

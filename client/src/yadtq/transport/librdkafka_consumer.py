@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from confluent_kafka import Consumer as _Consumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from yadtq.errors import OffsetOutOfRange, UnknownTopic, YADTQError
+from yadtq.errors import KafkaConnectionError, OffsetOutOfRange, UnknownTopic, YADTQError
 from yadtq.transport.base import Guarded, Record
-from yadtq.transport.connection import from_librdkafka, librdkafka_config, unreachable
+from yadtq.transport.connection import from_librdkafka, librdkafka_config
 from yadtq.transport.library_log import limited_logger
+from yadtq.transport.refusals import Refusals, await_librdkafka, note_librdkafka
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -40,6 +41,7 @@ class LibrdkafkaConsumer(Guarded):
         self._offsets: dict[int, int] = {}
         self._woken = False
         self._down = False
+        self._settings, self._refusals = settings, Refusals(settings)
         self._probe_s = 0.0
         self._timeout_s = settings.kafka_request_timeout_ms / 1000
         self._verify_s: float | None = None  # when to ask whether what is assigned exists
@@ -61,10 +63,10 @@ class LibrdkafkaConsumer(Guarded):
             "error_cb": self._on_error,
         }, logger=limited_logger())
         try:
-            self._consumer.list_topics(settings.kafka_task_topic, timeout=settings.kafka_request_timeout_ms / 1000)
-        except KafkaException as error:
+            await_librdkafka(self._consumer, settings, self._refusals)
+        except KafkaConnectionError:
             self._consumer.close()
-            raise unreachable(settings, error.args[0].str()) from error
+            raise
 
     @property
     def connected(self) -> bool:
@@ -162,6 +164,8 @@ class LibrdkafkaConsumer(Guarded):
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._down = True
+        if self._refusals.watching:
+            note_librdkafka(error, self._refusals, self._settings)
 
     def _probe(self) -> None:
         """Nothing tells that a broker is back while no record comes: ask, now and then."""

@@ -18,8 +18,9 @@ from confluent_kafka import Producer as _Producer
 
 from yadtq.errors import BacklogFull, KafkaConnectionError, YADTQError
 from yadtq.transport.base import BATCH_BYTES, MAX_PENDING_BYTES, GuardedProducer, OnDone, OnManyDone
-from yadtq.transport.connection import from_librdkafka, librdkafka_config, unreachable
+from yadtq.transport.connection import from_librdkafka, librdkafka_config
 from yadtq.transport.library_log import limited_logger
+from yadtq.transport.refusals import Refusals, await_librdkafka, note_librdkafka
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
@@ -61,11 +62,9 @@ class LibrdkafkaProducer(GuardedProducer):
         self._fatal: KafkaError | None = None  # set by librdkafka's error callback, cleared by the delivery thread
         self._refused: deque[tuple[OnManyDone | None, int, int, YADTQError]] = deque()
         self._stop = False
+        self._refusals = Refusals(settings)
         self._producer = _new_producer(settings, linger_ms, self._on_error)
-        try:
-            self._producer.list_topics(settings.kafka_task_topic, timeout=settings.kafka_request_timeout_ms / 1000)
-        except KafkaException as error:
-            raise unreachable(settings, error.args[0].str()) from error
+        await_librdkafka(self._producer, settings, self._refusals)
         self._thread = threading.Thread(target=self._report_deliveries, name="yadtq-deliveries", daemon=True)
         self._thread.start()
 
@@ -177,6 +176,8 @@ class LibrdkafkaProducer(GuardedProducer):
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = error
+        if self._refusals.watching:
+            note_librdkafka(error, self._refusals, self._settings)
 
     def _done_one(self, on_done: OnDone | None, error: KafkaError | None, message: Message) -> None:
         size = len(message)
