@@ -17,14 +17,14 @@ from tests.support.certificates import Authority
 from tests.support.chaos_tasks import HISTORY_FILE
 from tests.support.daemon import Daemon, wait_for
 from tests.support.guarantees import Rules, unexcused, violations
-from tests.support.history import Fault, History, Journal, Read, Submitted, now
+from tests.support.history import Fault, History, Journal, now
 from tests.support.redis_group import DOWN_AFTER_MS, RedisGroup
 from tests.support.secure_kafka import SecureKafka
 from yadtq.config import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.fault, pytest.mark.slow]
 
-BACK_S = DOWN_AFTER_MS / 1000 + 8       # until work is done again; about 4 s where nothing else runs
+BACK_S = DOWN_AFTER_MS / 1000 + 13      # until work is done again; 4 to 7 s beside thirty busy processes
 RULES = Rules(redis_losses=frozenset({"redis_kill", "redis_freeze"}))
 
 
@@ -96,5 +96,5 @@ def test_client_and_daemon_follow_the_primary(group: RedisGroup, settings: Setti
     assert len(submitted) > 500
     assert after == before, "no worker was restarted"
     assert "Redis was restarted, or another took over" in log
-    told = sum(isinstance(event, (Submitted, Read)) for task in history.tasks.values() for event in task.events)
-    print(f"{len(history.tasks)} tasks, {told} answers, {len(violations(history, RULES))} excused")
+    reads = sum(len(task.reads) for task in history.tasks.values())
+    print(f"{len(history.tasks)} tasks, {reads} reads, {len(violations(history, RULES))} excused")

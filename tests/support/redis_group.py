@@ -133,7 +133,8 @@ class RedisGroup:
             if node is not primary:
                 with node.connect() as connection:
                     connection.replicaof(LOOPBACK, primary.port)
-        wait_for(lambda: self.settled() and self.in_step(len(self.nodes) - 1), 30, "the group to be whole")
+        behind = 1000 if empty else 10_000_000              # under load
+        wait_for(lambda: self.settled() and self.in_step(len(self.nodes) - 1, behind), 30, "the group to be whole")
         if empty:
             with primary.connect() as connection:
                 connection.flushall()
@@ -179,15 +180,15 @@ class RedisGroup:
             int(one["num-other-sentinels"]) == len(self.sentinels) - 1
             and int(one["num-slaves"]) == len(self.nodes) - 1 for one in told))
 
-    def in_step(self, replicas: int) -> bool:
-        """Whether the primary has so many replicas that follow."""
+    def in_step(self, replicas: int, behind: int = 1000) -> bool:
+        """Whether the primary has so many replicas that are at most so many bytes behind (they tell once a second)."""
         try:
             about = self.primary().info()
         except (redis.RedisError, AssertionError):
             return False
         online = [about[f"slave{n}"] for n in range(about["connected_slaves"])]
         there = [one for one in online if one["state"] == "online"
-                 and about["master_repl_offset"] - one["offset"] < 1000]
+                 and about["master_repl_offset"] - one["offset"] < behind]
         return about["role"] == "master" and len(there) >= replicas
 
     def wait_for_failover(self, old: Member, limit_s: float = 30) -> float:

@@ -25,6 +25,8 @@ PLACES = ("SASL", "PLAIN", "MUTUAL", "MISNAMED")
 class SecureKafka(KafkaServer):
     """See above; `ports` has the port of each listener."""
 
+    ready_s = 180.0             # five listeners and an authorizer, on a machine that is busy
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.ports = {name: random_free_port() for name in PLACES}
