@@ -19,10 +19,12 @@ from yadtq.client_dead_letters import DeadLetterMethods
 from yadtq.config import Settings
 from yadtq.connections import Connections, Opener, RealOpener
 from yadtq.errors import BatchRefused, ConfigurationError, TaskSubmissionTimeout, YADTQError
+from yadtq.gathering import Gathering
 from yadtq.partitioning import Partitioner
 from yadtq.producer import ClearNumbers, Submitter, tell_ids
 from yadtq.results import Results, TaskOutcome
 from yadtq.submission import Due, Prepared, Preparer, Stamp, Task, TaskSpec, checked_id
+from yadtq.submit_each import errors_of
 from yadtq.task import TaskRecord, TaskStatus
 from yadtq.tasks_query import PAGE_SIZE, TasksQuery, When
 
@@ -72,6 +74,7 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
         self._partitioner = Partitioner(start=time.time_ns() % 1009)    # so that short-lived clients spread as well
         self._preparer = Preparer(settings.max_payload_bytes, self._partitioner)
         self._submitter = Submitter(self._connections, self._clear_numbers)
+        self._gathering = Gathering(lambda batch: errors_of(self, batch))
         self._results = Results(self._connections)
         self._query = TasksQuery(self._connections)
         if connect:
@@ -152,7 +155,10 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
         self._connections.check_open()
         limit = limit_of(self.settings, max_backlog, on_backlog)
         prepared = self._preparer.prepare(entry, self._stamp())
-        self._submit([prepared], submit_timeout_s, limit)
+        if limit.most or submit_timeout_s is not None:
+            self._submit([prepared], submit_timeout_s, limit)
+        else:
+            self._submit_with_others(prepared)
         return prepared.message.id
 
     def submit_tasks(
@@ -350,7 +356,7 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
     def _stamp(self) -> Stamp:
         return Stamp(self._clear_numbers.get(), self._connections.kafka.partitions, int(time.time() * 1000))
 
-    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
+    def _submit(self, prepared: Sequence[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
         timeout_s = self.settings.submit_timeout_s if submit_timeout_s is None else submit_timeout_s
         try:
             self._submitter.submit(prepared, timeout_s, limit)
@@ -363,8 +369,16 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
             raise
         self._partitioner.settled(one.message.id for one in prepared)
 
+    def _submit_with_others(self, prepared: Prepared) -> None:
+        """Submit one task together with those that other threads submit at the same time."""
+        try:
+            self._gathering.submit(prepared)
+        except BaseException as error:
+            if not isinstance(error, YADTQError) and not hasattr(error, "task_ids"):   # Ctrl-C while we queued
+                tell_ids(error, self._keep([prepared]))
+            raise
 
-    def _keep(self, prepared: list[Prepared], unknown: Collection[str] | None = None) -> list[str]:
+    def _keep(self, prepared: Sequence[Prepared], unknown: Collection[str] | None = None) -> list[str]:
         """Whose outcome is unknown (None: all) goes to the same partition if it is submitted again; their ids."""
         kept = [one for one in prepared if unknown is None or one.message.id in unknown]
         for one in kept:

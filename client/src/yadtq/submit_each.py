@@ -1,6 +1,7 @@
 """Submissions of several callers as one batch, where each caller is to hear of its own only.
 
-Owns the translation of a batch's error into one answer per entry. Runs in a thread of the asynchronous client.
+Owns the translation of a batch's error into one answer per entry. Runs in a thread of the asynchronous client, and in
+threads that submit for each other (`yadtq.gathering`).
 """
 from __future__ import annotations
 
@@ -27,16 +28,27 @@ def submit_each(
         if limit.most and not limit.wait:       # as many as there is room for: each was submitted by itself
             good, limit = _admitted(client._connections.backlog, good, limit, errors), UNLIMITED
         if good:
-            client._submit(good, timeout_s, limit)
-    except TaskSubmissionTimeout as late:
-        lost = {*late.task_ids, *late.not_sent}
-        errors |= {one: _own(late, one) for one in late.ids if one in lost}
-    except BatchRefused as partly:
-        errors |= {good[index].message.id: error for index, error in partly.refused.items()}
-    except YADTQError as error:                 # nothing was sent
+            errors |= errors_of(client, good, timeout_s, limit)
+    except YADTQError as error:                 # nobody knows whether there is room
         errors |= dict.fromkeys((one.message.id for one in good), error)
     return [refused[index] if one is None else errors.get(one.message.id, one.message.id)
             for index, one in enumerate(prepared)]
+
+
+def errors_of(
+    client: YADTQClient, good: Sequence[Prepared], timeout_s: float | None = None, limit: Limit = UNLIMITED,
+) -> dict[str, YADTQError]:
+    """Submit these together; by id, what the `submit_task` of each would have raised."""
+    try:
+        client._submit(good, timeout_s, limit)
+    except TaskSubmissionTimeout as late:
+        lost = {*late.task_ids, *late.not_sent}
+        return {one: _own(late, one) for one in late.ids if one in lost}
+    except BatchRefused as partly:
+        return {good[index].message.id: error for index, error in partly.refused.items()}
+    except YADTQError as error:                 # one alone was refused, or nothing was sent
+        return dict.fromkeys((one.message.id for one in good), error)
+    return {}
 
 
 def _admitted(backlog: Backlog, good: list[Prepared], limit: Limit, errors: dict[str, YADTQError]) -> list[Prepared]:

@@ -110,7 +110,7 @@ class InMemoryYADTQ(YADTQClient):
             if self._inline:
                 self._worker.run_pending()
 
-    def _submit(self, prepared: list[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
+    def _submit(self, prepared: Sequence[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
         super()._submit(prepared, submit_timeout_s, limit)
         if self._inline:
             self._worker.run_pending()

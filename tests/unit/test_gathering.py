@@ -1,0 +1,219 @@
+"""Threads that submit single tasks at the same time share batches, and each hears of its own task only."""
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from yadtq import gathering
+from yadtq.errors import KafkaRefused, YADTQError
+from yadtq.gathering import LEADERS, Gathering
+from yadtq.submission import Prepared
+from yadtq.task import TaskMessage
+
+LIMIT_S = 10.0
+
+
+def task(name: str) -> Prepared:
+    return Prepared(TaskMessage(id=name, task="t", args=b"", submitted_ms=0), 0, b"", None)
+
+
+class Batches:
+    """Stands for Kafka and Redis: keeps each batch until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.changed = threading.Condition()
+        self.let_go = 0
+        self.errors: dict[str, YADTQError] = {}
+
+    def run(self, batch: Sequence[Prepared]) -> Mapping[str, YADTQError]:
+        with self.changed:
+            self.batches.append([one.message.id for one in batch])
+            mine = len(self.batches)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.let_go >= mine, LIMIT_S)
+        return {one.message.id: self.errors[one.message.id] for one in batch if one.message.id in self.errors}
+
+    def release(self, upto: int) -> None:
+        with self.changed:
+            self.let_go = upto
+            self.changed.notify_all()
+
+    def wait(self, count: int) -> None:
+        """Until so many batches have begun."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.batches) >= count, LIMIT_S)
+
+
+class Submitting:
+    """A thread that submits one task, and what became of it."""
+
+    def __init__(self, gathered: Gathering, name: str) -> None:
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(gathered, name), daemon=True)
+        self.thread.start()
+
+    def _run(self, gathered: Gathering, name: str) -> None:
+        try:
+            gathered.submit(task(name))
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> BaseException | None:
+        self.thread.join(LIMIT_S)
+        assert not self.thread.is_alive()
+        return self.error
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PATIENCE_S", LIMIT_S)
+
+
+def busy(batches: Batches, gathered: Gathering) -> list[Submitting]:
+    """As many batches under way as may be."""
+    leaders = []
+    for number in range(LEADERS):
+        leaders.append(Submitting(gathered, f"leader{number}"))
+        batches.wait(number + 1)
+    return leaders
+
+
+def queued(gathered: Gathering, names: Sequence[str]) -> list[Submitting]:
+    """Threads that queue, in this order."""
+    found = []
+    for number, name in enumerate(names, 1):
+        found.append(Submitting(gathered, name))
+        wait_for(lambda number=number: len(gathered._waiting) == number)
+    return found
+
+
+def test_a_thread_that_is_alone_submits_at_once() -> None:
+    batches = Batches()
+    batches.release(2)
+    gathered = Gathering(batches.run)
+    gathered.submit(task("a"))
+    gathered.submit(task("b"))
+    assert batches.batches == [["a"], ["b"]]
+    assert gathered._leading == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_those_that_come_meanwhile_go_out_together() -> None:
+    batches = Batches()
+    gathered = Gathering(batches.run)
+    leaders, others = busy(batches, gathered), queued(gathered, "abcde")
+    batches.release(1)
+    batches.wait(LEADERS + 1)
+    assert batches.batches[-1] == list("abcde")
+    assert all(other.thread.is_alive() for other in others)     # none returns before its batch does
+    batches.release(10)
+    assert [one.join() for one in leaders + others] == [None] * (LEADERS + 5)
+    assert gathered._leading == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_each_hears_of_its_own_error() -> None:
+    batches = Batches()
+    gathered = Gathering(batches.run)
+    batches.errors = {"b": KafkaRefused("b"), "c": KafkaRefused("c")}
+    leaders, others = busy(batches, gathered), queued(gathered, "abc")
+    batches.release(10)
+    assert [one.join() for one in leaders] == [None] * LEADERS
+    assert [one.join() for one in others] == [None, batches.errors["b"], batches.errors["c"]]
+
+
+@pytest.mark.usefixtures("patient")
+def test_when_the_thread_that_leads_is_interrupted_the_others_submit_again() -> None:
+    batches = Batches()
+
+    def run(batch: Sequence[Prepared]) -> Mapping[str, YADTQError]:
+        errors = batches.run(batch)
+        if len(batch) == 3:
+            raise KeyboardInterrupt
+        return errors
+
+    gathered = Gathering(run)
+    leaders, others = busy(batches, gathered), queued(gathered, "abc")
+    batches.release(10)
+    assert [one.join() for one in leaders] == [None] * LEADERS
+    assert [type(one.join()) for one in others] == [KeyboardInterrupt, type(None), type(None)]
+    assert sorted(batches.batches[-2:]) == [["b"], ["c"]]
+    assert gathered._leading == 0
+
+
+def test_who_has_queued_for_too_long_submits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PATIENCE_S", 0.02)
+    batches = Batches()
+    gathered = Gathering(batches.run)
+    leaders = busy(batches, gathered)
+    other = Submitting(gathered, "a")
+    batches.wait(LEADERS + 1)
+    assert batches.batches[-1] == ["a"]
+    batches.release(10)
+    assert [one.join() for one in [*leaders, other]] == [None] * (LEADERS + 1)
+    assert not gathered._waiting
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_a_thread_that_is_interrupted_while_it_queues_holds_up_nobody(promoted: bool) -> None:
+    batches = Batches()
+    gathered = Gathering(batches.run)
+    gathered._leading = LEADERS
+    tickets = [gathering._Ticket(task(name)) for name in "ab"]
+    gathered._waiting.extend(tickets)
+    if promoted:
+        gathered._pass_on([])
+        assert tickets[0].taken_along == [tickets[1]]
+    gathered._leave(tickets[0])
+    if promoted:
+        assert tickets[1].taken_along == []         # it leads now
+        assert gathered._leading == LEADERS
+    else:
+        assert list(gathered._waiting) == [tickets[1]]
+
+
+def test_many_threads_each_task_exactly_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a patience so short that threads leave the queue while a batch is being gathered."""
+    for patience_s in (LIMIT_S, 0.0002):
+        monkeypatch.setattr(gathering, "PATIENCE_S", patience_s)
+        seen: list[str] = []
+
+        def run(batch: Sequence[Prepared], seen: list[str] = seen) -> Mapping[str, YADTQError]:
+            time.sleep(0.0005)
+            seen += [one.message.id for one in batch]
+            return {one.message.id: KafkaRefused(one.message.id) for one in batch if one.message.id.endswith("7")}
+
+        gathered = Gathering(run)
+        wrong: list[str] = []
+
+        def many(number: int, gathered: Gathering = gathered, wrong: list[str] = wrong) -> None:
+            for index in range(100):
+                name = f"{number}-{index}"
+                try:
+                    gathered.submit(task(name))
+                    failed = ""
+                except KafkaRefused as error:
+                    failed = error.message
+                if failed != (name if name.endswith("7") else ""):
+                    wrong.append(name)
+
+        threads = [threading.Thread(target=many, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT_S)
+        assert not wrong
+        assert sorted(seen) == sorted(f"{number}-{index}" for number in range(16) for index in range(100))
+        assert (gathered._leading, len(gathered._waiting)) == (0, 0)
