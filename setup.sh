@@ -54,6 +54,8 @@ commands
   clean     'down', then remove the data and logs in .yadtq
               --all          .venv too
               --yes          without asking
+  package   build Debian packages, wheels, bills of materials and checksums
+            into dist/; see packaging/README.md and packaging/build.sh --help
   lock      (maintainers) resolve requirements/*.txt anew
 
 YADTQ_SETUP_PYTHON names the Python that .venv is made from, in place of the
@@ -192,7 +194,7 @@ main() {
     -*) usage_error "unknown option '$command'" ;;
     *) if [ $# -gt 0 ]; then shift; fi ;;
   esac
-  case " ${1:-} " in ' -h ' | ' --help ') if [[ $command != test* ]]; then help; return; fi ;; esac
+  case " ${1:-} " in ' -h ' | ' --help ') case $command in test* | package) ;; *) help; return ;; esac ;; esac
   trap on_exit EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
@@ -200,6 +202,7 @@ main() {
     install | up | demo | clean | lock) "command_$command" "$@" ;;
     test) command_test "$@" ;;
     test-deploy) command_test_deploy "$@" ;;
+    package) exec packaging/build.sh "$@" ;;
     down | status)
       [ $# -eq 0 ] || usage_error "$command takes no arguments"
       stack "$command"

@@ -6,7 +6,7 @@
 #   fetch.sh         fetch and verify unless already there; prints the folder
 #   fetch.sh path    print the folder, there or not
 #   fetch.sh verify  exit 0 if the folder is there and every jar has its checksum
-#   fetch.sh lock    resolve pom.xml anew and rewrite SHA256SUMS (after a change of a version)
+#   fetch.sh lock    resolve pom.xml anew and rewrite SHA256SUMS and JARS.tsv (after a change of a version)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -64,6 +64,8 @@ main() {
   resolve "$work/libs"
   if [ "${1:-fetch}" = lock ]; then
     (cd "$work/libs" && LC_ALL=C sha256sum -- *.jar) >"$work/SHA256SUMS"
+    python3 "$here/jars_table.py" "$work/SHA256SUMS" "$cache/maven" >"$work/JARS.tsv"
+    cat "$work/JARS.tsv" >"$here/JARS.tsv"
     cat "$work/SHA256SUMS" >"$sums"
     target=$(folder)
   fi

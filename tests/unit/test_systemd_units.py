@@ -15,7 +15,8 @@ from yadtqd.exits import DaemonExit
 CHECKOUT = Path(__file__).parents[2]
 SYSTEMD = CHECKOUT / "systemd"
 UNITS = ["yadtqd.service", "yadtqd.socket", "yadtq.target", "kafka.service"]
-PROGRAMS = ["usr/bin/yadtqd", "usr/bin/yadtqctl", "usr/bin/java", "usr/lib/yadtq-kafka/await-ready"]
+PROGRAMS = ["usr/bin/yadtqd", "usr/bin/yadtqctl", "usr/bin/java", "usr/lib/yadtq-kafka/await-ready",
+            "usr/lib/yadtq-kafka/first-start"]
 OTHERS = ["sysinit.target", "basic.target", "sockets.target", "multi-user.target", "shutdown.target",
           "network.target", "network-online.target", "nss-lookup.target", "time-sync.target", "local-fs.target",
           "system.slice", "-.slice"]
