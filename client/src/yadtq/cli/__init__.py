@@ -65,6 +65,7 @@ def cli(context: click.Context, config: str | None, kafka_servers: str | None, r
     if redis:
         host, colon, port = redis.rpartition(":")
         chosen |= {"redis_host": host, "redis_port": port} if colon else {"redis_host": redis}
+        chosen["redis_sentinels"] = ""          # else they would have the last word
     context.obj = Context(config, chosen, connect_timeout_s, verbose=verbose)
 
 
