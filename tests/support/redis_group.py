@@ -107,8 +107,8 @@ class RedisGroup:
                  f"sentinel failover-timeout {NAME} 2500", f"sentinel parallel-syncs {NAME} 1"]
         if ca:
             watch += [f"sentinel auth-user {NAME} sentinel", f"sentinel auth-pass {NAME} {password('sentinel')}",
-                      documented("yadtq", 1), ADMIN, "user default off", "sentinel sentinel-user admin",
-                      f"sentinel sentinel-pass {password('admin')}"]
+                      documented("yadtq", 1), documented("sentinel", 1), ADMIN, "user default off",
+                      "sentinel sentinel-user sentinel", f"sentinel sentinel-pass {password('sentinel')}"]
         self.sentinels = [Member(folder, f"sentinel{n}", watch, tls, sentinel=True) for n in range(3)]
 
     def start(self) -> None:
