@@ -108,8 +108,11 @@ class ControlServer:
             self._close(connection)
 
     def close(self) -> None:
-        """Close all, and take the socket's file away if it is still this server's."""
+        """Answer what was asked already, close all, and take the socket's file away if it is still this server's."""
         for connection in list(self._connections.values()):
+            with contextlib.suppress(OSError):
+                self._read(connection, time.monotonic())
+                self._write(connection, time.monotonic())
             self._close(connection)
         self._listener.close()
         if self._path is not None:

@@ -44,6 +44,20 @@ def test_a_connection_from_before_the_daemon_is_answered_and_so_is_one_from_betw
         assert path.exists()                # it is systemd's: the next daemon listens at the same one
 
 
+def test_what_was_asked_in_the_last_moment_is_answered(systemds: tuple[socket.socket, Path]) -> None:
+    listener, path = systemds
+    loop = Loop(path, listener.dup())
+    with connect(str(path)) as sock:
+        assert b"4711" in ask_queued(sock)
+        loop.over.set()
+        loop.thread.join(10)                # the loop is over, the daemon not yet gone
+        sock.sendall(protocol.encode_frame(protocol.Request(command="ping", id=2), protocol.MAX_REQUEST))
+        loop.server.close()
+        loop.epoll.close()
+        assert b"4711" in sock.recv(65536)
+        assert sock.recv(1) == b""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a socket to another group")
 def test_the_group_is_that_of_the_file_not_of_whoever_made_the_socket(systemds: tuple[socket.socket, Path],
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
