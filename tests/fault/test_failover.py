@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.fault.chaos.load import Load
 from tests.support.certificates import Authority
@@ -21,6 +22,8 @@ from tests.support.history import Fault, History, Journal, now
 from tests.support.redis_group import DOWN_AFTER_MS, RedisGroup
 from tests.support.secure_kafka import SecureKafka
 from yadtq.config import Settings
+from yadtqd.exits import DaemonExit
+from yadtqd.main import main
 
 pytestmark = [pytest.mark.integration, pytest.mark.fault, pytest.mark.slow]
 
@@ -72,12 +75,24 @@ def break_and_mend(group: RedisGroup, how: str, journal: Journal, folder: Path) 
     journal.write(Fault(kind=f"redis_{how}", target=old.name, begun=begun, at=now()))
 
 
+def checked(daemon: Daemon, *changes: str) -> tuple[int, str]:
+    """What `yadtqd --check` says with the daemon's configuration and these changes: status, grades, codes."""
+    options = [word for change in changes for word in ("-o", change)]
+    said = CliRunner().invoke(main, ["--config", str(daemon.config), "--check", *options])
+    grades = [line[:4] for line in said.output.splitlines()]
+    codes = [word[:-1] for word in said.output.split() if word.endswith("_REFUSED:")]
+    return said.exit_code, " ".join(grades + codes)
+
+
 def test_client_and_daemon_follow_the_primary(group: RedisGroup, settings: Settings, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "test.events")
     secure = {name: value for name in type(settings).__dataclass_fields__ if name.startswith(("kafka_s", "redis_"))
               and (value := getattr(settings, name)) != getattr(Settings(), name)}
     with Daemon(settings, tmp_path, tasks=["tests.support.chaos_tasks"], transport="librdkafka", num_partitions=2,
                 env={HISTORY_FILE: str(tmp_path / "host.events")}, **secure) as daemon:
+        assert checked(daemon) == (DaemonExit.OK, "ok   ok   ok   ok  ")
+        assert checked(daemon, "kafka_sasl_password=wrong", "redis_password=wrong") == (
+            DaemonExit.FAILED, "ok   BAD  BAD  BAD  KAFKA_REFUSED KAFKA_REFUSED REDIS_REFUSED")
         before = {worker["pid"] for worker in daemon.wait_running(2)}
         load = Load(settings.replace(transport="kafka-python"), tmp_path, seed=1, rate=120, rare_s=3600, most_open=1500)
         load.start()
@@ -86,6 +101,8 @@ def test_client_and_daemon_follow_the_primary(group: RedisGroup, settings: Setti
             break_and_mend(group, how, journal, tmp_path)
             time.sleep(2)
         load.finish(60)
+        for client in (load.client, load.reader, load.small):
+            client.close()
         after = {worker["pid"] for worker in daemon.wait_running(2)}
         wait_for(lambda: all(one["committed"] >= one["end"] for one in daemon.status()["partitions"]), 30,
                  "everything to be committed")
