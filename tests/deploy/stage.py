@@ -24,7 +24,7 @@ SUFFIX = "+next"
 PARTITIONS = 6
 MODULES = ("tests/__init__.py", "tests/support/__init__.py", "tests/support/history.py",
            "tests/support/chaos_tasks.py", "tests/deploy/deploy_tasks.py")
-OPERATOR = "operator"
+OPERATOR = "alice"
 QUIET = ("ok:", "skipping:", "included:", "")       # lines of ansible's that tell nothing
 
 
