@@ -48,7 +48,7 @@ class LibrdkafkaConsumer(Guarded):
         self._known_s = 0.0  # when a broker last did not say that it does not
         self._problem: YADTQError | None = None  # raised by the poll after the one that returns the good records
         self._consumer = _Consumer(librdkafka_config(settings) | {
-            "group.id": f"{settings.kafka_group}.unused",  # demanded by the library; nothing joins or commits
+            "group.id": settings.kafka_group,  # demanded: nothing joins or commits, but our user has its rights there
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
