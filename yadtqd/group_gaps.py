@@ -5,8 +5,8 @@ when that is done. If it dies in between and is back within its session, as a st
 group is content, and nobody asks: the partition would be without an owner for ever. So each member looks at what the
 group has given out, soon after its own start and now and then later, and asks in the dead one's stead.
 
-Pure: takes the clock. `GroupMember` asks Kafka. A hand-over that goes on leaves gaps for a while as well: an old
-member, for which these are the likely reason, waits until any hand-over must be over.
+Pure: takes the clock. `GroupMember` asks Kafka. What is being handed over is no gap, since who has it says so; but a
+member of an older version does not, so an old member waits until any hand-over must be over.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FRESH_S = 60.0              # so long after its start a member is fresh
 
 
 def gaps(partitions: Iterable[int], given: Iterable[Iterable[int]]) -> frozenset[int]:
-    """Those of `partitions` that are in none of `given`."""
+    """Those of `partitions` that are in none of `given`, nor held by who was told to let them go."""
     return frozenset(partitions).difference(*given)
 
 

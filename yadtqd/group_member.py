@@ -3,24 +3,25 @@
 Owns one kafka-python consumer with static membership (the host's name) and the cooperative-sticky assignor. Used by
 one thread of membership (task topic, reads nothing) and of the scheduler (delayed topic, reads it). What is committed
 here is committed as the group's live member, so that Kafka refuses it from a host that lost its place (PROTOCOL.md
-rule 2). The rebalance listener, called within `poll`, only notes what happened: a revoked partition goes to another
-host only after a later `poll`, so whoever uses this has time to let go.
+rule 2). The rebalance listener, called within `poll`, only notes what happened. A revoked partition is held, and said
+to be held, until whoever uses this has let it go (`release`), which may take its time: meanwhile the group may be
+arranged anew as often as it likes, with this member in it, and nobody else gets that partition.
 """
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from yadtq.errors import YADTQError
 from yadtq.transport.connection import connect_kafka_python, from_kafka_python, import_kafka
 from yadtqd.group_gaps import GapWatch, gaps
-from yadtqd.shared import boottime_ns, lease_margin_s
+from yadtqd.holding import Holding, listener
+from yadtqd.shared import boottime_ns, lease_end_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from yadtq.config import Settings
 
@@ -32,6 +33,7 @@ SILENT_LOOKS = 3            # ... and at so many looks: a process that was froze
 HASTY_POLLS = 3             # that may come back early, one after the other: there are good reasons for one or two
 FIRST_REST_S = 0.005        # after one more, and so much longer after each that follows
 NEW_PARTITIONS_MS = 30_000  # a topic that was grown is seen after this
+_NO_ERROR, _REBALANCE_IN_PROGRESS = 0, 27   # error codes of Kafka's protocol
 
 
 class FatalMembership(Exception):
@@ -41,19 +43,23 @@ class FatalMembership(Exception):
 class GroupMember:
     """`connect`, then `poll` in a loop; `events` has what the group said, ("assigned" | "revoked" | "lost", numbers).
 
-    `reads=False`: every partition stays paused. `hand_over_s`: the longest time between two polls, after which the
-    group throws a member out. `options` go to kafka-python's consumer. `who` is the name in log lines.
+    `reads=False`: every partition stays paused. `longest_turn_s`: the longest time between two polls, after which
+    the group throws a member out. `options` go to kafka-python's consumer. `who` is the name in log lines.
     """
 
-    def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool, hand_over_s: float,
+    def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool, longest_turn_s: float,
                  **options: Any) -> None:
         self._settings, self._group, self._topic, self.who = settings, group, topic, who
-        self._reads, self._hand_over_s, self._options = reads, hand_over_s, options
-        self.events: deque[tuple[str, list[int]]] = deque()
+        self._reads, self._longest_turn_s, self._options = reads, longest_turn_s, options
+        self._holding = Holding()
+        self.events = self._holding.events
         self.stable_turns = 0               # how often the lease was looked at with the place in the group stable
         self.consumer: Any = None
         self._polls = (0, 0)                # CLOCK_BOOTTIME ns at which the last two polls began
         self._join_seen = (0.0, 0)          # which join of the library's we have seen, and when that can have begun
+        self._joining_since = 0.0           # monotonic s: the group is being arranged anew since then, 0 when it is not
+        self._beside_at = 0.0               # when to ask beside the library again whether our place is certain
+        self._heartbeat_ms = max(settings.kafka_session_timeout_ms // 7, 100)
         self._silent_since = 0.0            # monotonic s: no heartbeats since then, 0 when there are
         self._silent_looks = 0
         self._assignor: Any = None
@@ -64,38 +70,68 @@ class GroupMember:
     def connect(self) -> None:
         """Join the group, as far as that goes at once. Raises KafkaConnectionError."""
         kafka = import_kafka()
-        settings, assignor = self._settings, _assignor()
-        session_ms = settings.kafka_session_timeout_ms
+        from yadtqd.group_assignor import GroupAssignor
+
+        settings, assignor = self._settings, GroupAssignor(self._topic, self._holds)
         consumer = connect_kafka_python(
             kafka.KafkaConsumer, settings, group_id=self._group, group_instance_id=settings.host_name,
             partition_assignment_strategy=[assignor], enable_auto_commit=False,
-            auto_offset_reset="earliest", session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(session_ms // 7, 100), max_poll_interval_ms=int(self._hand_over_s * 1000),
+            auto_offset_reset="earliest", session_timeout_ms=settings.kafka_session_timeout_ms,
+            heartbeat_interval_ms=self._heartbeat_ms, max_poll_interval_ms=int(self._longest_turn_s * 1000),
             metadata_max_age_ms=NEW_PARTITIONS_MS, **self._options)
-        assignor.coordinator, self._assignor = consumer._coordinator, assignor
+        self._assignor = assignor
         consumer.partitions_for_topic(self._topic)      # else it joins, gets nothing, and joins again
-        consumer.subscribe([self._topic], listener=_listener(consumer, self.events, pause=not self._reads))
+        consumer.subscribe([self._topic], listener=listener(consumer, self._holding, pause=not self._reads))
         self.consumer = consumer
 
     def poll(self, timeout_s: float, max_records: int = 1) -> Mapping[Any, list[Any]]:
         """One pass of the library; the records by (topic, partition).
 
-        Its public poll makes several passes, and one that revokes is followed by one that joins again, which tells the
-        group that we have let go.
+        Its public poll makes several passes, and whoever uses this would hear of what happened in between too late.
         """
         from kafka import util
 
         self._polls = (self._polls[1], boottime_ns())
         coordinator = self.consumer._coordinator
-        if not coordinator.stable() and not coordinator.need_rejoin():
+        if coordinator.stable() and self._holding.to_tell:
+            coordinator.request_rejoin()        # not earlier: a join under way would end with forgetting that
+        elif not coordinator.stable() and not coordinator.need_rejoin():
             # A poll that timed out just when the answer to a rejoin came has the library (3.0.12) forget that it was
             # about to join, when new partitions and nothing else were the reason: it would be silent for ever.
             coordinator.request_rejoin()
         begun = time.monotonic()
         timer: Any = util.Timer      # untyped
-        found: Mapping[Any, list[Any]] = self.ask(self.consumer._poll_once, timer(timeout_s * 1000), max_records)
+        try:
+            found: Mapping[Any, list[Any]] = self.ask(self.consumer._poll_once, timer(timeout_s * 1000), max_records)
+        finally:
+            if self._holding.take_revoked():
+                # The library would join again at once, to pass on what was revoked: that has to wait. Should the
+                # group be arranged anew for another reason, the answer to the next heartbeat says so again.
+                coordinator.rejoin_needed = False
         self._rest(found, begun, timeout_s)
         return found
+
+    def _holds(self) -> list[int]:
+        """What we say that we hold, when the library joins (in its thread): nothing, if our place was lost.
+
+        Of that its listener hears, but not while it is joining already, nor of what was revoked before.
+        """
+        if self.consumer is None:
+            return []
+        held = self._holding.tell()
+        if held and self.stable_turns and self.consumer._coordinator._generation.is_lost():
+            self._holding.note("lost", held)
+            self.consumer._subscription.assign_from_subscribed([])
+            return self._holding.tell()
+        return held
+
+    def keep(self, partitions: Iterable[int]) -> None:
+        """Before `connect`: an earlier process of this host was letting these go, and is not done."""
+        self._holding.keep(partitions)
+
+    def release(self, partitions: Iterable[int]) -> None:
+        """These revoked ones are let go: once it is all of them, `poll` tells the group, and others get them."""
+        self._holding.release(partitions)
 
     def _rest(self, found: Mapping[Any, list[Any]], begun: float, timeout_s: float) -> None:
         """Wait a while after polls that came back with nothing and did not wait.
@@ -145,9 +181,11 @@ class GroupMember:
         It counts from the sending of the last heartbeat that was answered, or from before the join.
         """
         coordinator = self.consumer._coordinator       # the library tells this nowhere else
-        if not coordinator.stable():
-            return None
         now_s = time.monotonic()
+        if not coordinator.stable():
+            self._joining_since = self._joining_since or now_s
+            return None
+        self._joining_since = 0.0
         self._look_for_silence(now_s, silent=not coordinator._heartbeat_enabled)
         self.stable_turns += 1
         beat = coordinator.heartbeat
@@ -158,14 +196,45 @@ class GroupMember:
         sent, received = beat.last_send, beat.last_receive
         if received >= sent > 0:
             since_ns = max(since_ns, boottime_ns() - int((now_s - sent) * 1e9))
-        session_ns = int(self._settings.kafka_session_timeout_ms * 1e6)
-        return since_ns + session_ns - int(lease_margin_s(self._settings) * 1e9)
+        return lease_end_ns(since_ns, self._settings)
+
+    def certain_while_joining_ns(self) -> int | None:
+        """The same while the group is being arranged anew; None when nobody confirms it now.
+
+        A join waits for the slowest member, and for one that has just died as long as its session; meanwhile the
+        library sends no heartbeats, and could not: its connection waits for the answer. So we ask by another one
+        whether we still are who we were. While we are, the group gives nobody what we hold (yadtqd.sharing), neither
+        now nor in the arrangement that is being made. Not for ever: a join that got lost would be left out in the end.
+        """
+        coordinator, now_s = self.consumer._coordinator, time.monotonic()
+        generation, node = coordinator._generation, str(coordinator.coordinator_id).rpartition("-")[2]
+        if (not self._joining_since or now_s - self._joining_since > self._longest_turn_s / 2 or generation.is_lost()
+                or now_s < self._beside_at or not node.isdecimal()):
+            return None
+        self._beside_at = now_s + self._heartbeat_ms / 1000
+        sent_ns = boottime_ns()
+        try:
+            code = self.ask(coordinator._net.run, self._beat_beside, generation, int(node))
+        except YADTQError as error:
+            log.debug("%s: %s", self.who, error)
+            return None
+        return lease_end_ns(sent_ns, self._settings) if code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) else None
+
+    async def _beat_beside(self, generation: Any, node: int) -> int:
+        from kafka.protocol.consumer import HeartbeatRequest
+
+        manager, request = self.consumer._coordinator._manager, HeartbeatRequest
+        sent = manager.send(request(group_id=self._group, generation_id=generation.generation_id,
+                                    member_id=generation.member_id, group_instance_id=self._settings.host_name),
+                            node_id=node, request_timeout_ms=CALL_S * 1000)
+        answer: Any = await manager.wait_for(sent, CALL_S * 1000)
+        return int(answer.error_code)
 
     def mend_gaps(self) -> None:
         """Have the group arranged anew when a partition was given to nobody; a turn of the loop while it is stable."""
         now, coordinator = time.monotonic(), self.consumer._coordinator
         if self._gaps is None:
-            slow_s = self._hand_over_s + 2 * self._settings.kafka_session_timeout_ms / 1000
+            slow_s = self._longest_turn_s + 2 * self._settings.kafka_session_timeout_ms / 1000
             self._gaps = GapWatch(now, slow_s, random.Random())  # noqa: S311
         if not self._gaps.due(now) or not coordinator.stable():
             return
@@ -180,7 +249,7 @@ class GroupMember:
         """None when that can't be told now: the group is being arranged, or Kafka does not answer."""
         import_kafka()
         from kafka.protocol.admin import DescribeGroupsRequest
-        from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+        from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
         consumer: Any = self.consumer
         partitions = consumer.partitions_for_topic(self._topic)
@@ -194,9 +263,13 @@ class GroupMember:
         group = answer.groups[0]
         if group.error_code or group.group_state != "Stable" or not partitions:
             return None
-        decode: Any = ConsumerProtocolAssignment.decode      # untyped
-        given = [decode(member.member_assignment).partitions() for member in group.members if member.member_assignment]
-        return gaps(partitions, ([tp.partition for tp in tps if tp.topic == self._topic] for tps in given))
+        given_to: Any = ConsumerProtocolAssignment.decode       # untyped
+        told_by: Any = ConsumerProtocolSubscription.decode
+        given = [[tp.partition for tp in given_to(member.member_assignment).partitions() if tp.topic == self._topic]
+                 for member in group.members if member.member_assignment]
+        held = [row.partitions for member in group.members if member.member_metadata
+                for row in told_by(member.member_metadata).owned_partitions or () if row.topic == self._topic]
+        return gaps(partitions, [*given, *held])        # (what is being handed over is held, by who had it)
 
     def _look_for_silence(self, now_s: float, *, silent: bool) -> None:
         """A heartbeat that was fenced only makes the library fall silent, which else lasts no longer than a rejoin."""
@@ -223,45 +296,3 @@ class GroupMember:
             log.log(logging.INFO if refused else logging.WARNING, "%s: commit of %s: %s", self.who, positions, error)
             return False
         return True
-
-
-def _assignor() -> Any:
-    """The cooperative-sticky assignor, one that claims nothing which was lost.
-
-    The library's (3.0.12) tells the group at each join that it owns what it was given last, also when the group had
-    thrown it out since. Of two members that claim a partition, either may be given it, at once, while the other still
-    works on it.
-    """
-    from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-
-    class Assignor(CooperativeStickyAssignor):
-        coordinator: Any = None
-        asks = 0            # another number makes the group arrange itself anew, though nothing else has changed
-
-        def metadata(self, topics: Any) -> Any:
-            if self.coordinator is not None and self.coordinator._generation.is_lost():
-                self.member_assignment = None
-            told = super().metadata(topics)         # type: ignore[no-untyped-call]
-            told.user_data = str(self.asks).encode() if self.asks else b""
-            return told
-
-    return Assignor()        # type: ignore[no-untyped-call]
-
-
-def _listener(consumer: Any, events: deque[tuple[str, list[int]]], *, pause: bool) -> Any:
-    """The rebalance listener: notes what happened, and keeps every partition paused if nobody reads."""
-    from kafka import ConsumerRebalanceListener
-
-    class Listener(ConsumerRebalanceListener):
-        def on_partitions_assigned(self, assigned: Any) -> None:
-            if pause:
-                consumer.pause(*assigned)
-            events.append(("assigned", sorted(tp.partition for tp in assigned)))
-
-        def on_partitions_revoked(self, revoked: Any) -> None:
-            events.append(("revoked", sorted(tp.partition for tp in revoked)))
-
-        def on_partitions_lost(self, lost: Any) -> None:
-            events.append(("lost", sorted(tp.partition for tp in lost)))
-
-    return Listener()

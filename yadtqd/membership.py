@@ -5,9 +5,9 @@ record. Owns the partition table's `owned` and `committed` cells, the lease and 
 which it makes as the group's live member, so that Kafka refuses those of a host that lost its place (PROTOCOL.md rule
 2).
 
-A revoked partition is handed over by *not polling* until its worker is reaped and its last position committed: the
-rebalance listener only notes what happened, heartbeats go on in the library's thread, and the group gives the partition
-to another only when the next poll says that we are ready. With `assignment = "static"` see yadtqd.static_membership.
+A revoked partition is handed over once its worker is reaped and its last position committed: until then this member
+says that it holds it, and the group gives it to nobody. It goes on polling meanwhile: nobody else in the group waits
+for the tasks of this host. With `assignment = "static"` see yadtqd.static_membership.
 """
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from yadtqd import kafka_identity
 from yadtqd.assignment import Assignment
 from yadtqd.group_member import CALL_S, GroupMember
 from yadtqd.member_loop import MemberLoop
+from yadtqd.shared import boottime_ns
 from yadtqd.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1                # a look at events, watermarks and the lease at least so often
 HAND_OVER_POLL_S = 0.01     # while a worker is awaited
+LONGEST_TURN_S = 60.0       # between two polls, before the group goes on without us; and how long it waits for a member
 RECOMMIT_S = 3600.0         # committed offsets expire (7 days) though nothing changes
 END_OFFSETS_S = 5.0         # of partitions without a worker, for the lag that people see
 
@@ -47,24 +49,24 @@ class Membership(MemberLoop):
         settings = ctx.settings
         self._member = GroupMember(
             settings, settings.kafka_group, settings.kafka_task_topic, who="membership", reads=False,
-            hand_over_s=settings.drain_timeout_s + 2 * settings.kafka_session_timeout_ms / 1000 + 60)
+            longest_turn_s=LONGEST_TURN_S)
+        left_behind = [p for p in self._table.bound() if not self._table[p].owned]
+        self._assignment.take(left_behind, lost=True)       # nobody knows whose they are by now: nothing is committed
+        self._member.keep(left_behind)
         self._continues = False             # an earlier membership's lease was still certain when we joined
         self._commit_at = self._ends_at = 0.0
         self._recommit_at = time.monotonic() + RECOMMIT_S
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
     def _turn(self) -> None:
-        if not self._assignment.leaving:
-            self._member.poll(POLL_S)
+        self._member.poll(HAND_OVER_POLL_S if self._assignment.leaving else POLL_S)
         self._note_events()
         self._renew_lease()
         self._gain()
         self._commit(time.monotonic())
         self._hand_over()
         self._look_at_ends(time.monotonic())
-        if self._assignment.leaving:
-            time.sleep(HAND_OVER_POLL_S)
-        else:
+        if not self._assignment.leaving:
             self._member.mend_gaps()
 
     # ---- Kafka ------------------------------------------------------------------------------------------------------
@@ -82,13 +84,15 @@ class Membership(MemberLoop):
             else:
                 self._assignment.take(partitions, lost=what == "lost")
                 if what == "lost":
-                    self._shared.lease_ns = 0
+                    self._shared.lease_ns = min(self._shared.lease_ns, boottime_ns())
 
     def _renew_lease(self) -> None:
         until_ns = self._member.certain_until_ns()
         if until_ns is None:
-            return
-        if self._member.stable_turns == 1:
+            until_ns = self._member.certain_while_joining_ns()
+            if until_ns is None:
+                return
+        elif self._member.stable_turns == 1:
             self._continues = self._shared.lease_left_s() > 0
             self._slot.state = WorkerState.RUNNING
         if until_ns > self._shared.lease_ns:
@@ -124,6 +128,7 @@ class Membership(MemberLoop):
                 continue                    # once more: the next owner would only look at it all again
             log.info("membership: partition %d is handed over at %d", partition, self._table[partition].committed)
             self._assignment.left(partition)
+            self._member.release([partition])
 
     # ---- committing -------------------------------------------------------------------------------------------------
     def _commit(self, now: float) -> None:

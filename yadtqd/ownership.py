@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from yadtqd.fleet import Fleet
 from yadtqd.placement import place
-from yadtqd.shared import FOR_EVER_NS, Shared, lease_margin_s
+from yadtqd.shared import FOR_EVER_NS, Shared, lease_drain_s
 from yadtqd.worker_handle import WORKER, Binding
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class Ownership:
 
     def _limit(self) -> tuple[float, str]:
         """How long workers may drain whose partitions this host loses, and why."""
-        if not self.lease_held:
-            return lease_margin_s(self.settings) * 0.8, "the lease of this host is over"
-        session_s = self.settings.kafka_session_timeout_ms / 1000
-        return min(self.settings.drain_timeout_s, session_s), "its partitions change"
+        if not self.lease_held:     # for how long already, if the whole host was frozen?
+            left_s = lease_drain_s(self._shared.lease_left_s(), self.settings)
+            return left_s, "the lease of this host is over"
+        return self.settings.drain_timeout_s, "its partitions change"
 
     def _wanted(self) -> dict[str, Binding]:
         rows, owned = self._shared.partitions, self._shared.partitions.owned()

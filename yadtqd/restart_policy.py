@@ -10,6 +10,8 @@ Pure: takes the clock and a random number, keeps nothing. Used by the supervisor
   next ones after an exponential back-off with jitter; more than `max_retries` in the window is FATAL until the
   cool-down is over. If the window has not passed by then, one more failure is FATAL again.
 - A *hopeless* one (the configuration can't work) is FATAL at once.
+
+What ended on all hosts at once does not come back at once everywhere: every wait has its jitter, the cool-down too.
 """
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from yadtqd.exits import Exit
 
 BACKOFF_BASE_S = 0.5        # the second failure: long enough for a port or a lock to become free again
 BACKOFF_CAP_S = 30.0        # a broken import should not be tried less often than somebody mends it
+COOL_DOWN_JITTER = 0.25     # of the cool-down, added: a bad release ends the workers of all hosts together
 RECYCLE_WINDOW_S = 10.0
 RECYCLES_AT_ONCE = 5        # in the window; beyond it they are spread out
 RECYCLE_BASE_S = 0.1
@@ -82,7 +85,7 @@ class RestartPolicy:
         failures = (*failures, now_s)[-(self.max_retries + 1):]
         history = History(failures, recycles)
         if fate is Fate.HOPELESS or len(failures) > self.max_retries:
-            return Decision(history, self.cool_down_s, fatal=True)
+            return Decision(history, self.cool_down_s * (1 + COOL_DOWN_JITTER * jitter), fatal=True)
         return Decision(history, _backoff_s(len(failures), jitter), fatal=False)
 
 

@@ -35,7 +35,7 @@ SILENT_S = 0.25             # Kafka has acknowledged nothing for so long: it is 
                             # costs the library (3.0.12) some 10 KB until the fetch that is under way is answered
 SHORTEST_POLL_S = 0.002
 HAND_OVER_S = 2.0           # for what is under way of a level that goes to another host
-HAND_OVER_LIMIT_S = 60.0    # between two polls, before the group gives our levels away
+LONGEST_TURN_S = 60.0       # between two polls, before the group gives our levels away
 GOODBYE_S = 0.5
 FETCH_WAIT_MS = 250         # how long a broker holds a fetch with nothing to read, and so how late a level goes on
 FETCH_BYTES = 262_144       # per level and fetch, parsed at one go: some milliseconds
@@ -49,7 +49,7 @@ class Scheduler(MemberLoop):
         super().__init__(ctx)
         self._member = GroupMember(
             ctx.settings, scheduler_group(ctx.settings.kafka_group), ctx.settings.kafka_delayed_topic, who="scheduler",
-            reads=True, hand_over_s=HAND_OVER_LIMIT_S, fetch_max_wait_ms=FETCH_WAIT_MS,
+            reads=True, longest_turn_s=LONGEST_TURN_S, fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES, metrics_enabled=False)
         self._wheel = Wheel()
         self._outbox = Outbox(ctx.settings, f"{ctx.settings.host_name}/{ctx.name}")
@@ -100,9 +100,11 @@ class Scheduler(MemberLoop):
     # ---- the group --------------------------------------------------------------------------------------------------
     def _renew_lease(self) -> None:
         until_ns = self._member.certain_until_ns()
+        if until_ns is None:
+            until_ns = self._member.certain_while_joining_ns()
+        elif self._member.stable_turns == 1:
+            self._slot.state = WorkerState.RUNNING
         if until_ns is not None:
-            if self._member.stable_turns == 1:
-                self._slot.state = WorkerState.RUNNING
             self._lease_ns = max(self._lease_ns, until_ns)
         if self._lease_left_s() <= 0 and self._outbox.in_flight:
             self._outbox.give_up()
@@ -117,6 +119,7 @@ class Scheduler(MemberLoop):
                 continue
             if what == "revoked":
                 self._let_go(levels)
+                self._member.release(levels)
             else:
                 self._lease_ns = 0
                 self._outbox.give_up()

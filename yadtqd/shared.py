@@ -38,10 +38,19 @@ def boottime_ns() -> int:
 def lease_margin_s(settings: Settings) -> float:
     """How long before the group's session could expire the lease ends: time to stop what still runs, in seconds.
 
-    Membership sets lease = send time of the last successful heartbeat + session time-out - this margin; the supervisor
-    kills what is left of the workers within four fifths of it.
+    The supervisor kills what is left of the workers within four fifths of it (`lease_drain_s`).
     """
     return settings.kafka_session_timeout_ms / 1000 / 4
+
+
+def lease_drain_s(lease_left_s: float, settings: Settings) -> float:
+    """How long workers may go on when that is left of the lease: as long as nobody else can have their partitions."""
+    return max(lease_left_s + 0.8 * lease_margin_s(settings), 0.0)
+
+
+def lease_end_ns(since_ns: int, settings: Settings) -> int:
+    """Until when a place in the group is certain that was confirmed by what was sent at `since_ns` (a heartbeat)."""
+    return since_ns + int(settings.kafka_session_timeout_ms * 1e6) - int(lease_margin_s(settings) * 1e9)
 
 
 class Partition:
@@ -56,7 +65,7 @@ class Partition:
     committed = Cell(6)     # membership: what Kafka has confirmed (offset + 1), 0 when not known
     #                         (and the worker that finds the log made anew: its beginning)
     end_offset = Cell(7)    # worker: the high watermark, 0 when not known
-    asked_end = Cell(9)     # janitor: where the log ends, as Kafka said when asked; 0 when not known
+    asked_end = Cell(9)     # janitor: where a log that stands still ends, as Kafka said; 0 when not known
     waiting = Cell(8)       # worker: records that are not finished; what is finished may still wait to become durable
 
     def __init__(self, number: int, cells: MutableSequence[int]) -> None:
@@ -94,6 +103,10 @@ class PartitionTable:
     def owned(self) -> tuple[int, ...]:
         """The numbers of the partitions that this host owns, in order."""
         return tuple(number for number, owned in enumerate(self._cells[::CELLS].tolist()) if owned)
+
+    def bound(self) -> tuple[int, ...]:
+        """The numbers of those that have a worker, in order."""
+        return tuple(number for number, slot in enumerate(self._cells[Partition.worker.index::CELLS].tolist()) if slot)
 
 
 class Shared:

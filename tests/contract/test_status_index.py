@@ -9,7 +9,7 @@ import redis
 from tests.contract.backend_support import NOW, finish, one, submit
 from tests.model.operations import Record
 from tests.model.redis_image import index_entries, plant
-from yadtq.names import META_KEYS, SHARDS
+from yadtq.names import META_KEYS, SHARDS, shard_of
 from yadtq.records import SHOWN_STATES
 from yadtq.result_backend import ClaimEntry, ResultBackend, SubmitEntry
 from yadtq.status_index import KEEP_MS
@@ -181,6 +181,15 @@ def test_expiry_takes_the_value_then_the_tombstone(backend: ResultBackend, conne
     left = {key.decode().split(":")[3] for key in connection.scan_iter("yadtq:*:t:*")}
     assert left == set(queued)
     assert not list(connection.scan_iter("yadtq:*:v:*"))
+
+
+def test_expiry_looks_into_the_shards_it_is_told_to(backend: ResultBackend) -> None:
+    ids = submit(backend, 100)
+    finish(backend, ids)
+    mine = [task for task in ids if shard_of(task) in (2, 9)]
+    done = sum(backend.expire(NOW + 10_000, 1, {0: 6}, 320, [2, 9]) for _ in range(3))
+    assert done == len(mine)
+    assert {task for task in ids if one(backend, task).expired} == set(mine)
 
 
 def test_a_cancelled_task_stays_until_its_message_was_seen(backend: ResultBackend) -> None:

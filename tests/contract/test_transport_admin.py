@@ -99,6 +99,7 @@ def test_offsets_are_told_and_records_deleted_below_them(settings: Settings) -> 
     admin = open_admin(settings)
     assert admin.begin_offsets(topic) == dict.fromkeys(range(4), 0)
     assert admin.end_offsets(topic) == {0: 10, 1: 10, 2: 9, 3: 9}
+    assert admin.end_offsets(topic, [1, 3]) == {1: 10, 3: 9}
     assert admin.delete_records(topic, {0: 4, 2: 9}) == {0: 4, 2: 9}
     assert admin.delete_records(topic, {0: 2}) == {0: 4}, "never backwards"
     assert admin.delete_records(topic, {}) == {}

@@ -120,6 +120,60 @@ def test_a_second_host_gets_its_share_once_the_first_has_let_go(quick: Settings,
         until(lambda: committed(quick) == dict.fromkeys(range(4), 110), "the commits of both")
 
 
+def test_a_slow_hand_over_keeps_nobody_waiting(quick: Settings) -> None:
+    """While a's workers take their time, the group is arranged anew for c, and nobody's lease ends over that."""
+    def given() -> dict[str, set[int]]:
+        return shares(quick, quick.kafka_group, quick.kafka_task_topic)
+
+    with (RoleHost(quick) as a, RoleHost(quick.replace(host_name="b")) as b,
+          RoleHost(quick.replace(host_name="c")) as c):
+        a.start("membership")
+        until(lambda: owned(a) == (0, 1, 2, 3), "all partitions")
+        for p in range(4):
+            a.shared.partitions[p].worker = 1                # they live, as far as membership can see
+        b.start("membership", wait=False)
+        until(lambda: len(owned(a)) == 2 and b.shared.lease_left_s() > 0, "two to be given up")
+        leaving = set(range(4)) - set(owned(a))
+        c.start("membership", wait=False)
+        until(lambda: "c" in given(), "c's place", 20)
+        until(lambda: c.shared.lease_left_s() > 0, "c's lease")
+        for _ in range(160):                                 # longer than a session
+            assert min(host.shared.lease_left_s() for host in (a, b, c)) > 0
+            assert not leaving & {*owned(b), *owned(c)}
+            time.sleep(0.05)
+        for p in range(4):
+            a.shared.partitions[p].worker = 0
+        until(lambda: sorted([*owned(a), *owned(b), *owned(c)]) == [0, 1, 2, 3], "everything is somebody's", 20)
+        assert all(owned(host) for host in (a, b, c))
+
+
+def test_a_join_that_waits_for_a_dead_host_costs_nobody_its_lease(quick: Settings) -> None:
+    """It takes until the dead one's session is over, which is longer than a lease; the library sends no heartbeats."""
+    with (RoleHost(quick) as a, RoleHost(quick.replace(host_name="b")) as b,
+          RoleHost(quick.replace(host_name="c")) as c):
+        a.start("membership")
+        until(lambda: owned(a) == (0, 1, 2, 3), "all partitions")
+        b.start("membership", wait=False)
+        until(lambda: len(owned(b)) == 2, "b's share", 20)
+        mine, generations = owned(a), [a.shared.partitions[p].generation for p in owned(a)]
+        admin: Any = connect_kafka_python(import_kafka().KafkaAdminClient, quick)
+        try:
+            c.start("membership", wait=False)
+            until(lambda: admin.describe_groups([quick.kafka_group])[quick.kafka_group]["group_state"] != "Stable",
+                  "c's join, for which the group waits", 20)
+        finally:
+            admin.close()
+        b.kill("membership")                                # before it can join again, most likely
+        begun, least = time.monotonic(), 9.0
+        while len(owned(c)) < 2:
+            least = min(least, a.shared.lease_left_s())
+            assert time.monotonic() - begun < 30
+            time.sleep(0.02)
+        assert least > 0
+        assert owned(a) == mine
+        assert [a.shared.partitions[p].generation for p in mine] == generations
+
+
 @pytest.mark.parametrize("role", ["membership", "scheduler"])
 def test_who_dies_in_a_hand_over_and_is_back_at_once(quick: Settings, role: str) -> None:
     """It finds its old place in the group, which does not know that it let go: nobody had what it gave up, for ever."""

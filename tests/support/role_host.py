@@ -57,7 +57,10 @@ class Program:
                 if fd in self.children:
                     self.reap(fd)
                 else:
-                    for line in os.read(0, 65536).decode().splitlines():
+                    asked = os.read(0, 65536).decode()
+                    if not asked:
+                        return          # the test is gone, and its children end with us
+                    for line in asked.splitlines():
                         self.fork(**json.loads(line))
 
     def fork(self, role: str, name: str, partitions: list[int], suspects: list[str], hard: list[list[Any]]) -> None:
@@ -115,7 +118,12 @@ class RoleHost:
         self._process = subprocess.Popen([sys.executable, "-m", "tests.support.role_host", plain], cwd=ROOT,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         reap_with_us(self._process.pid)
-        told = self._line(20)
+        try:
+            told = self._line(20)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
         fd = os.open(f"/proc/{told['pid']}/fd/{told['fd']}", os.O_RDWR)
         self.shared = Shared.attach(fd)
         for partition in self._own:

@@ -1,6 +1,8 @@
 """Sharing a host's partitions out among its workers."""
 from __future__ import annotations
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +62,11 @@ def test_another_limit_keeps_what_it_can(owned, limit, other):
     kept = sum(len(set(before.get(w, ())) & set(hand)) for w, hand in after.items())
     if other <= limit and owned:
         assert kept >= max(len(h) for h in before.values())     # at least one worker keeps all that it had
+
+
+def test_many_partitions_and_workers_take_no_more_than_a_moment():
+    """The supervisor does nothing else meanwhile."""
+    began = time.process_time()
+    before = place(range(9000), {}, 3000)
+    place(range(4500, 10_000), before, 3000)
+    assert time.process_time() - began < 1

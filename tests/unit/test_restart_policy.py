@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yadtqd.exits import Exit
-from yadtqd.restart_policy import BACKOFF_CAP_S, RECYCLE_CAP_S, Fate, History, RestartPolicy, fate_of
+from yadtqd.restart_policy import BACKOFF_CAP_S, COOL_DOWN_JITTER, RECYCLE_CAP_S, Fate, History, RestartPolicy, fate_of
 
 POLICY = RestartPolicy(max_retries=3, window_s=60, cool_down_s=45)
 gaps = st.lists(st.tuples(st.floats(0, 100), st.sampled_from([Fate.FAILED, Fate.RECYCLED]), st.floats(0, 0.999)),
@@ -65,7 +65,9 @@ def test_never_more_than_max_retries_unpunished_failures_in_any_window(events):
 @given(gaps)
 def test_delays_are_bounded_and_histories_stay_small(events):
     for _, fate, decision in replay(POLICY, events):
-        cap = POLICY.cool_down_s if decision.fatal else BACKOFF_CAP_S if fate is Fate.FAILED else RECYCLE_CAP_S
+        cap = BACKOFF_CAP_S if fate is Fate.FAILED else RECYCLE_CAP_S
+        if decision.fatal:
+            cap = POLICY.cool_down_s * (1 + COOL_DOWN_JITTER)
         assert 0 <= decision.delay_s <= cap
         assert len(decision.history.failures) <= POLICY.max_retries + 1
         assert len(decision.history.recycles) <= 64

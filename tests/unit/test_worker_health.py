@@ -1,9 +1,13 @@
 """What heartbeats tell: who is expired, when it is an outage of Kafka instead, and what has changed."""
 from __future__ import annotations
 
-from yadtq.health import Beat, WorkersHealth, judge
-from yadtq.heartbeat import Heartbeat
+import time
+
+from yadtq.config import Settings
+from yadtq.health import MOST_RECORDS, Beat, HealthReader, WorkersHealth, judge
+from yadtq.heartbeat import Heartbeat, encode_heartbeat
 from yadtq.monitor import ChangeKind, changes
+from yadtq.transport import Record
 
 NOW_MS = 1_760_000_000_000
 
@@ -83,3 +87,37 @@ def test_an_outage_is_one_change_and_not_the_death_of_everybody():
     assert kinds(silent, running) == [("OUTAGE_OVER", None)]
     assert kinds(silent, look(beat("h/w0"), beat("h/w1", 20))) == [("OUTAGE_OVER", None), ("EXPIRED", "h/w1")]
     assert changes(running, silent)[0].kind is ChangeKind.OUTAGE
+
+
+class Topic:
+    """A heartbeat topic with very many records, of which the last ones are real."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.assigned = end, -1
+
+    def admin(self, *_: object) -> Topic:
+        return self
+
+    def consumer(self, *_: object) -> Topic:
+        return self
+
+    def end_offsets(self, _: str) -> dict[int, int]:
+        return {0: self.end}
+
+    def offsets_at(self, _: str, since_ms: int) -> dict[int, int]:
+        return {0: 7}
+
+    def assign(self, _: str, offsets: dict[int, int]) -> None:
+        self.assigned = offsets[0]
+
+    def poll(self, *_: object) -> list[Record]:
+        name, one = beat("h/w0", 0.0)
+        return [Record(0, self.end - 1, name.encode(), encode_heartbeat(one.heartbeat), int(time.time() * 1000))]
+
+
+def test_the_first_look_reads_a_bounded_number_of_heartbeats():
+    for end, begin in ((1000, 7), (5_000_000, 5_000_000 - MOST_RECORDS)):
+        topic = Topic(end)
+        workers = HealthReader(Settings(), topic, 5.0).read()       # type: ignore[arg-type]
+        assert [worker.worker_id for worker in workers] == ["h/w0"]
+        assert topic.assigned == begin

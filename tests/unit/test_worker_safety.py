@@ -14,6 +14,7 @@ import pytest
 from yadtq import codec
 from yadtq.config import Settings
 from yadtq.errors import KafkaRefused, OffsetOutOfRange, RedisConnectionError
+from yadtq.names import SHARDS
 from yadtq.result_backend import Claim, FinishEntry
 from yadtq.task import TaskMessage, decode_error
 from yadtq.tasks import TaskType
@@ -218,19 +219,67 @@ def test_a_kafka_that_refuses_to_delete_does_not_stop_expiry() -> None:
     shared = Shared.create(4, 4)
     try:
         row = shared.partitions[0]
-        row.owned, row.committed = 1, 100_000
+        row.owned, row.committed, shared.topic_partitions = 1, 100_000, 4
         ctx: Any = SimpleNamespace(settings=Settings(), shared=shared, slot=shared.slot(0))
         one = janitor.Janitor(ctx)
-        expired: list[dict[int, int]] = []
+        expired: list[tuple[dict[int, int], list[int]]] = []
 
         def refuse(*_: Any) -> None:
             raise KafkaRefused
 
         one._admin = SimpleNamespace(delete_records=refuse, end_offsets=refuse, committed=refuse)  # type: ignore[assignment]
         one._backend = SimpleNamespace(  # type: ignore[assignment]
-            expire=lambda now_ms, ttl_s, committed, limit: expired.append(committed) or 0, pending_clear=lambda: None)
+            expire=lambda now_ms, ttl_s, committed, limit, shards: expired.append((committed, shards)) or 0,
+            pending_clear=lambda: None)
         assert not one._turn(time.monotonic() + 1000)
-        assert expired == [{0: 100_000}]
+        assert expired == [({0: 100_000}, [0, 4, 8, 12])]
+    finally:
+        shared.close()
+
+
+def test_each_shard_expires_at_one_host_and_by_what_all_have_committed() -> None:
+    """If every host walked through all of them, Redis would look at tasks times hosts."""
+    for partitions in (1, 3, 16, 4000):
+        hosts = [set(range(partitions))] if partitions == 1 else [set(range(h, partitions, 3)) for h in range(3)]
+        cared_for = [shard for owned in hosts for shard in janitor.shards_of(owned, partitions)]
+        assert sorted(cared_for) == list(range(SHARDS))
+    assert janitor.shards_of({0, 1}, 0) == []           # membership does not know yet
+    shared = Shared.create(4, 4)
+    try:
+        shared.partitions[1].owned, shared.partitions[1].committed, shared.topic_partitions = 1, 70, 2
+        ctx: Any = SimpleNamespace(settings=Settings(), shared=shared, slot=shared.slot(0))
+        one = janitor.Janitor(ctx)
+        calls: list[Any] = []
+        left = [3, 2, 0]
+        one._admin = SimpleNamespace(  # type: ignore[assignment]
+            delete_records=lambda *_: {}, end_offsets=lambda *_: {}, committed=lambda *_: {0: 5, 1: 60})
+        one._backend = SimpleNamespace(  # type: ignore[assignment]
+            expire=lambda *of: calls.append(of) or left.pop(0), pending_clear=lambda: None)
+        now = time.monotonic() + 1000
+        assert one._turn(now)
+        assert [of[2:] for of in calls] == [({0: 5, 1: 70}, janitor.EXPIRE_BATCH, list(range(1, SHARDS, 2)))] * 3
+        assert one._turn(now + 1)
+        assert len(calls) == 3                          # nothing was left: it waits a while
+    finally:
+        shared.close()
+
+
+def test_kafka_is_asked_for_ends_only_where_a_worker_sees_nothing_new() -> None:
+    shared = Shared.create(4, 4)
+    try:
+        for partition in (0, 1):
+            shared.partitions[partition].owned = 1
+        ctx: Any = SimpleNamespace(settings=Settings(), shared=shared, slot=shared.slot(0))
+        one = janitor.Janitor(ctx)
+        asked: list[list[int]] = []
+        one._admin = SimpleNamespace(  # type: ignore[assignment]
+            end_offsets=lambda _, partitions: asked.append(partitions) or dict.fromkeys(partitions, 9))
+        one._look_at_ends()
+        assert asked == [[0, 1]]
+        shared.partitions[0].end_offset = 12
+        one._look_at_ends()
+        assert asked == [[0, 1], [1]]
+        assert [shared.partitions[p].asked_end for p in (0, 1)] == [0, 9]
     finally:
         shared.close()
 

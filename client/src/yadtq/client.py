@@ -328,6 +328,8 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
         """Every worker heard of in the last `window_s` seconds, from the heartbeat topic; expired ones marked as such.
 
         Raises KafkaConnectionError. `broker_outage` of the list is True when nobody of several is heard of any more.
+        The first call reads 200,000 heartbeats at most: of more than a thousand workers, those that are gone for good
+        are seen for a shorter time.
 
         Example:
             >>> [(worker.worker_id, worker.state, worker.expired) for worker in client.get_all_workers_health()]

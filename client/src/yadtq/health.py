@@ -1,7 +1,8 @@
 """The health of all workers, as their heartbeats on Kafka tell it.
 
 Owns `WorkerHealth` and what counts as expired; reads the tail of the heartbeat topic on demand: the first time from
-`window_s` ago (found by time, so it costs the same whatever the topic holds), later only what is new. The judgement is
+`window_s` ago (found by time, so it costs the same whatever the topic holds; at most MOST_RECORDS, which a thousand
+workers write in a quarter of an hour), later only what is new. The judgement is
 pure and takes the clock; one reader is used by one thread at a time. Never asks a worker anything.
 """
 from __future__ import annotations
@@ -25,6 +26,7 @@ WINDOW_S = 900.0                            # how long a worker that is gone is 
 GOODBYES = frozenset({"STOPPED", "EXITED"})  # a worker that said so is not missed
 POLL_RECORDS = 2000
 MOST_WORKERS = 10_000                       # that are remembered: anybody can write heartbeats
+MOST_RECORDS = 200_000                      # that are read at first: with many workers the window is shorter
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class HealthReader:
             if consumer is None:
                 consumer = self._consumer = self._opener.consumer(self._settings)
             since_ms = _now_ms() - round(window_s * 1000)
-            self._next = self._admin.offsets_at(self._topic, since_ms)[0]
+            self._next = max(self._admin.offsets_at(self._topic, since_ms)[0], end - MOST_RECORDS)
             self._window_s = window_s
             consumer.assign(self._topic, {0: self._next})
         while self._next < end:

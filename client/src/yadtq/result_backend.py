@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from yadtq.durability import Durability, replicas_online
@@ -237,10 +237,10 @@ class ResultBackend:
         """How many tasks are shown in each state: of a group, of some types, or in all."""
         return self.index.counts(types, group, timeout_s=timeout_s)
 
-    def expire(self, now_ms: int, ttl_s: float, committed: dict[int, int], limit: int = 1000, *,
-               timeout_s: float | None = None) -> int:
-        """Drop what has had its time, at most about `limit` records; see StatusIndex.expire."""
-        return self.index.expire(now_ms, ttl_s, committed, limit, timeout_s=timeout_s)
+    def expire(self, now_ms: int, ttl_s: float, committed: dict[int, int], limit: int = 1000,
+               shards: Collection[int] = range(SHARDS), *, timeout_s: float | None = None) -> int:
+        """Drop what has had its time in these shards, at most about `limit` records; see StatusIndex.expire."""
+        return self.index.expire(now_ms, ttl_s, committed, limit, shards, timeout_s=timeout_s)
 
     # ---- clearing ---------------------------------------------------------------------------------------------------
     def clear_numbers(self, *, timeout_s: float | None = None) -> list[int]:

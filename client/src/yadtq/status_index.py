@@ -9,7 +9,7 @@ import base64
 import binascii
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -150,24 +150,24 @@ class StatusIndex:
                 return dropped
 
     # ---- expiry -----------------------------------------------------------------------------------------------------
-    def expire(self, now_ms: int, ttl_s: float, committed: dict[int, int], limit: int, *,
-               timeout_s: float | None = None) -> int:
-        """Drop what has had its time, looking at about `limit` records; returns how many were dropped.
+    def expire(self, now_ms: int, ttl_s: float, committed: dict[int, int], limit: int,
+               shards: Collection[int] = range(SHARDS), *, timeout_s: float | None = None) -> int:
+        """Drop what has had its time in these shards, looking at about `limit` records; returns how many were dropped.
 
         An ended task whose message lies below the committed offset of its partition loses its value and leaves the
         listings `ttl_s` after its end; what is left is a tombstone, which goes KEEP_MS later. Tasks that have not ended
         stay, and so do those of partitions that `committed` doesn't name.
         """
         flat_committed = [number for item in committed.items() for number in item]
-        share = max(1, min(limit // SHARDS, MAX_TASKS))
+        share = max(1, min(limit // max(len(shards), 1), MAX_TASKS))
         calls = []
-        for shard in range(SHARDS):
+        for shard in shards:
             index, score, last_id = self._walk.get(shard, (b"", -1, b""))
             flat = [now_ms, now_ms - int(ttl_s * 1000), now_ms - KEEP_MS, share, _text(index), score, _text(last_id),
                     *flat_committed]
             calls.append(call("expire", shard, flat))
         done = 0
-        for shard, (number, index, score, last_id) in enumerate(self._redis.run(calls, timeout_s)):
+        for shard, (number, index, score, last_id) in zip(shards, self._redis.run(calls, timeout_s), strict=True):
             done += number
             self._walk[shard] = (index, int(score), last_id)
         return done

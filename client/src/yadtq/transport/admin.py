@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,8 +172,10 @@ class KafkaAdmin(Guarded):
     def _partitions(self, topic: str) -> list[Any]:
         return [kafka.TopicPartition(topic, partition) for partition in range(self.partition_count(topic))]
 
-    def _offsets(self, topic: str, which: int) -> dict[int, int]:
-        found = self._call(self._admin.list_partition_offsets, dict.fromkeys(self._partitions(topic), which),
+    def _offsets(self, topic: str, which: int, partitions: Iterable[int] | None = None) -> dict[int, int]:
+        asked = (self._partitions(topic) if partitions is None else
+                 [kafka.TopicPartition(topic, partition) for partition in partitions])
+        found = self._call(self._admin.list_partition_offsets, dict.fromkeys(asked, which),
                            timeout_ms=self._settings.kafka_request_timeout_ms)
         return {tp.partition: at.offset for tp, at in found.items()}
 
@@ -181,9 +183,9 @@ class KafkaAdmin(Guarded):
         """The first offset that can be read, per partition."""
         return self._offsets(topic, _EARLIEST)
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset that the next record will get, per partition."""
-        return self._offsets(topic, _LATEST)
+    def end_offsets(self, topic: str, partitions: Iterable[int] | None = None) -> dict[int, int]:
+        """The offset that the next record will get, per partition: of all, or of these."""
+        return self._offsets(topic, _LATEST, partitions)
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
         """The first offset that is as young as that, per partition; the end where none is."""

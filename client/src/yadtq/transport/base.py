@@ -140,8 +140,8 @@ class Admin(Protocol):
         """The first offset that can be read, per partition."""
         ...
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset that the next record will get, per partition."""
+    def end_offsets(self, topic: str, partitions: Iterable[int] | None = None) -> dict[int, int]:
+        """The offset that the next record will get, per partition: of all, or of these."""
         ...
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:

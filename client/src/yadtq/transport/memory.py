@@ -305,9 +305,10 @@ class MemoryAdmin(_MemoryClient):
         """The first offset that can be read, per partition."""
         return {partition: log_.begin for partition, log_ in self._logs(topic)}
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset that the next record will get, per partition."""
-        return {partition: log_.end for partition, log_ in self._logs(topic)}
+    def end_offsets(self, topic: str, partitions: Iterable[int] | None = None) -> dict[int, int]:
+        """The offset that the next record will get, per partition: of all, or of these."""
+        ends = {partition: log_.end for partition, log_ in self._logs(topic)}
+        return ends if partitions is None else {partition: ends[partition] for partition in partitions}
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> dict[int, int]:
         """The first offset that is as young as that, per partition; the end where none is."""
