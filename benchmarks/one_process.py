@@ -7,6 +7,7 @@ a measure of speed: benchmarks.peers and benchmarks.cpu_per_task measure the pro
 from __future__ import annotations
 
 import time
+from contextvars import copy_context
 from typing import Any
 
 from yadtq import YADTQClient
@@ -61,6 +62,9 @@ class OneProcess:
 
     def work(self) -> None:
         """Fetch, claim, run, record and settle what was submitted, as a worker does: its watermark is at the end."""
+        copy_context().run(self._work)      # a worker says in this thread's context what it runs: not for who comes after
+
+    def _work(self) -> None:
         worker = self._worker
         processor, consumer = worker._processor, worker._consumer
         while consumer._ledger.open < BATCH:

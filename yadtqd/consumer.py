@@ -300,8 +300,9 @@ class Consumer(threading.Thread):
             self._claim_group(partition, group)
 
     def _claim_group(self, partition: int, group: list[Held]) -> None:
-        entries = [ClaimEntry(m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, held.offset, m.group,
-                              m.key is not None)
+        new = tuple.__new__                      # half the time of ClaimEntry(...)
+        entries = [new(ClaimEntry, (m.id, m.n, m.g, m.task, m.submitted_ms, m.expires_ms, m.replay, held.offset,
+                                    m.group, m.key is not None))
                    for held in group for m in (held.message,)]
         while not self._stop.is_set():
             if not self._gate.wait(LOOK_S):

@@ -95,8 +95,9 @@ class FollowUps:
     def _entry(held: Held, end: str, started_ms: int, ended_ms: int, result: bytes, error: bytes,
                due_ms: int | None = None) -> FinishEntry:
         m = held.message
-        return FinishEntry(m.id, m.n, m.g, m.task, m.submitted_ms, end, held.offset, started_ms, ended_ms, result,
-                           error, m.replay, due_ms, m.group)
+        return tuple.__new__(FinishEntry, (     # half the time of FinishEntry(...)
+            m.id, m.n, m.g, m.task, m.submitted_ms, end, held.offset, started_ms, ended_ms, result, error, m.replay,
+            due_ms, m.group))
 
     # ---- what somebody before us may not have published -------------------------------------------------------------
     def owed(self, held: Held, record: TaskRecordRaw | None) -> FollowUp | None:

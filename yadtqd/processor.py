@@ -28,6 +28,7 @@ from yadtqd.task_pool import LOOK_S
 
 if TYPE_CHECKING:
     from yadtq.config import Settings
+    from yadtq.task import TaskMessage
     from yadtq.tasks import TaskType
     from yadtqd.cancelling import Canceller
     from yadtqd.flights import Flights
@@ -62,6 +63,7 @@ class Processor:
         self._lease_at = Shared.lease_ns.index
         self._limit = settings.max_payload_bytes
         self._behind: dict[str, list[Held]] = {}    # by key: what is being claimed again
+        self._usual_limits: dict[str, Deadlines] = {}     # by task type: the deadlines of tasks without their own
         self._average_s = 0.001             # of a task, in this thread
         self._drain_until = 0.0             # monotonic, until when claimed tasks are begun; 0: not draining
         self.drain_deadline = 0.0           # until when what runs may go on
@@ -171,7 +173,7 @@ class Processor:
             log.warning("%s", error)
             self._end_at_once(held, refused(error))
             return
-        limits = deadlines(message, task_type, self._settings)
+        limits = self._limits_of(message, task_type)
         apart = held.suspect or task_type.isolated
         if apart or self._flights.suspects:
             self.writer.flush()                     # a lone run takes its time: nobody waits for it
@@ -180,6 +182,15 @@ class Processor:
             self._here(held, task_type, limits)
         elif not begun and not self._too_late():
             self._one(held)                         # what forbade it is looked at anew
+
+    def _limits_of(self, message: TaskMessage, task_type: TaskType) -> Deadlines:
+        """Its deadlines; those of tasks that bring none of their own are worked out once a task type."""
+        if message.timeout_s is not None or message.grace_s is not None:
+            return deadlines(message, task_type, self._settings)
+        limits = self._usual_limits.get(task_type.name)
+        if limits is None:
+            limits = self._usual_limits[task_type.name] = deadlines(message, task_type, self._settings)
+        return limits
 
     def _again(self, held: Held) -> None:
         """Have it claimed again, which puts it behind what is claimed already: the next of its key has to follow it."""

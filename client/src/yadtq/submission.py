@@ -78,7 +78,8 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     def entry(self) -> SubmitEntry:
         """What the result backend is told of it."""
         m = self.message
-        return SubmitEntry(m.id, m.task, m.g, m.submitted_ms, self.partition, m.due_ms, m.replay, m.group)
+        return tuple.__new__(SubmitEntry, (     # half the time of SubmitEntry(...)
+            m.id, m.task, m.g, m.submitted_ms, self.partition, m.due_ms, m.replay, m.group))
 
     def delayed(self, now_ms: int) -> tuple[int, bytes, bytes]:
         """Level, value and key of the record that has it wait for its time; for one with a due time."""
@@ -150,7 +151,7 @@ class Preparer:
         seen: set[str] = set()
         for index, entry in enumerate(entries):
             try:
-                if not isinstance(entry, Mapping):
+                if type(entry) is not dict and not isinstance(entry, Mapping):     # the second looks at an ABC: 0.6 us
                     raise InvalidTask("an entry is a dict such as {'task': 'addition', 'args': [1, 2]}, "
                                       f"not {type(entry).__name__}")
                 one = self.prepare(entry, stamp)
