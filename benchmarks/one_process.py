@@ -62,7 +62,7 @@ class OneProcess:
 
     def work(self) -> None:
         """Fetch, claim, run, record and settle what was submitted, as a worker does: its watermark is at the end."""
-        copy_context().run(self._work)      # a worker says in this thread's context what it runs: not for who comes after
+        copy_context().run(self._work)  # a worker notes in this thread's context what it runs: not for who comes after
 
     def _work(self) -> None:
         worker = self._worker
