@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.support.services import KafkaServer, RedisServer
+from tests.support.services import KafkaServer, RedisServer, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,37 +25,29 @@ hypothesis.settings.load_profile("yadtq")
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """The session's broker, shared by all tests: leave it running."""
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
-    server.start()
-    yield server
-    server.kill()
+    with running(KafkaServer(tmp_path_factory.mktemp("kafka"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The session's Redis, for `redis_server` alone: what one test leaves in it would fence the next."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with running(RedisServer(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
 
 
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[KafkaServer]:
     """A broker of the test's own, to stop, kill and freeze (some seconds to start)."""
-    server = KafkaServer(tmp_path / "kafka")
-    server.start()
-    yield server
-    server.kill()
+    with running(KafkaServer(tmp_path / "kafka")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, to stop, kill, freeze and wipe."""
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.kill()
+    with running(RedisServer(tmp_path / "redis")) as server:
+        yield server
 
 
 @pytest.fixture

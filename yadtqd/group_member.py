@@ -32,6 +32,7 @@ SILENT_S = 1.0              # the library no longer sends heartbeats, though its
 SILENT_LOOKS = 3            # ... and at so many looks: a process that was frozen has seen nothing meanwhile
 HASTY_POLLS = 3             # that may come back early, one after the other: there are good reasons for one or two
 FIRST_REST_S = 0.005        # after one more, and so much longer after each that follows
+LONGEST_TURN_S = 60.0       # between two polls, before the group goes on without us; and how long it waits for a member
 NEW_PARTITIONS_MS = 30_000  # a topic that was grown is seen after this
 _NO_ERROR, _REBALANCE_IN_PROGRESS = 0, 27   # error codes of Kafka's protocol
 
@@ -47,8 +48,8 @@ class GroupMember:
     the group throws a member out. `options` go to kafka-python's consumer. `who` is the name in log lines.
     """
 
-    def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool, longest_turn_s: float,
-                 **options: Any) -> None:
+    def __init__(self, settings: Settings, group: str, topic: str, *, who: str, reads: bool,
+                 longest_turn_s: float = LONGEST_TURN_S, **options: Any) -> None:
         self._settings, self._group, self._topic, self.who = settings, group, topic, who
         self._reads, self._longest_turn_s, self._options = reads, longest_turn_s, options
         self._holding = Holding()
@@ -212,23 +213,27 @@ class GroupMember:
                 or now_s < self._beside_at or not node.isdecimal()):
             return None
         self._beside_at = now_s + self._heartbeat_ms / 1000
+        from kafka.protocol.consumer import HeartbeatRequest
+
         sent_ns = boottime_ns()
         try:
-            code = self.ask(coordinator._net.run, self._beat_beside, generation, int(node))
+            code = self._exchange(int(node), HeartbeatRequest(
+                group_id=self._group, generation_id=generation.generation_id, member_id=generation.member_id,
+                group_instance_id=self._settings.host_name), request_timeout_ms=CALL_S * 1000).error_code
         except YADTQError as error:
             log.debug("%s: %s", self.who, error)
             return None
         return lease_end_ns(sent_ns, self._settings) if code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) else None
 
-    async def _beat_beside(self, generation: Any, node: int) -> int:
-        from kafka.protocol.consumer import HeartbeatRequest
+    def _exchange(self, node: Any, request: Any, **limits: Any) -> Any:
+        """The answer to a question that the library does not ask, within CALL_S. `limits` are the connection's own:
+        it is closed when its request times out."""
+        manager = self.consumer._manager
 
-        manager, request = self.consumer._coordinator._manager, HeartbeatRequest
-        sent = manager.send(request(group_id=self._group, generation_id=generation.generation_id,
-                                    member_id=generation.member_id, group_instance_id=self._settings.host_name),
-                            node_id=node, request_timeout_ms=CALL_S * 1000)
-        answer: Any = await manager.wait_for(sent, CALL_S * 1000)
-        return int(answer.error_code)
+        async def exchange() -> Any:
+            return await manager.wait_for(manager.send(request, node_id=node, **limits), CALL_S * 1000)
+
+        return self.ask(self.consumer._net.run, exchange)
 
     def mend_gaps(self) -> None:
         """Have the group arranged anew when a partition was given to nobody; a turn of the loop while it is stable."""
@@ -254,9 +259,7 @@ class GroupMember:
         consumer: Any = self.consumer
         partitions = consumer.partitions_for_topic(self._topic)
         try:
-            asked = consumer._manager.send(DescribeGroupsRequest(groups=[self._group]),
-                                           node_id=consumer._coordinator.coordinator_id)
-            answer: Any = self.ask(consumer._net.run, consumer._manager.wait_for, asked, CALL_S * 1000)
+            answer = self._exchange(consumer._coordinator.coordinator_id, DescribeGroupsRequest(groups=[self._group]))
         except YADTQError as error:
             log.debug("%s: what is given to whom? %s", self.who, error)
             return None

@@ -13,10 +13,7 @@ from typing import Any
 
 
 class Holding:
-    """What a member holds: what the group has given it, and what it has taken and we have not let go yet.
-
-    The library's thread writes (the listener, and `tell` when it joins), the role's thread lets go.
-    """
+    """What the group has given, and what it has taken and we have not let go yet."""
 
     def __init__(self) -> None:
         self.events: deque[tuple[str, list[int]]] = deque()

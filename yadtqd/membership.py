@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1                # a look at events, watermarks and the lease at least so often
 HAND_OVER_POLL_S = 0.01     # while a worker is awaited
-LONGEST_TURN_S = 60.0       # between two polls, before the group goes on without us; and how long it waits for a member
 RECOMMIT_S = 3600.0         # committed offsets expire (7 days) though nothing changes
 END_OFFSETS_S = 5.0         # of partitions without a worker, for the lag that people see
 
@@ -48,8 +47,7 @@ class Membership(MemberLoop):
         self._assignment = Assignment(ctx.shared)
         settings = ctx.settings
         self._member = GroupMember(
-            settings, settings.kafka_group, settings.kafka_task_topic, who="membership", reads=False,
-            longest_turn_s=LONGEST_TURN_S)
+            settings, settings.kafka_group, settings.kafka_task_topic, who="membership", reads=False)
         left_behind = [p for p in self._table.bound() if not self._table[p].owned]
         self._assignment.take(left_behind, lost=True)       # nobody knows whose they are by now: nothing is committed
         self._member.keep(left_behind)

@@ -35,7 +35,6 @@ SILENT_S = 0.25             # Kafka has acknowledged nothing for so long: it is 
                             # costs the library (3.0.12) some 10 KB until the fetch that is under way is answered
 SHORTEST_POLL_S = 0.002
 HAND_OVER_S = 2.0           # for what is under way of a level that goes to another host
-LONGEST_TURN_S = 60.0       # between two polls, before the group gives our levels away
 GOODBYE_S = 0.5
 FETCH_WAIT_MS = 250         # how long a broker holds a fetch with nothing to read, and so how late a level goes on
 FETCH_BYTES = 262_144       # per level and fetch, parsed at one go: some milliseconds
@@ -49,7 +48,7 @@ class Scheduler(MemberLoop):
         super().__init__(ctx)
         self._member = GroupMember(
             ctx.settings, scheduler_group(ctx.settings.kafka_group), ctx.settings.kafka_delayed_topic, who="scheduler",
-            reads=True, longest_turn_s=LONGEST_TURN_S, fetch_max_wait_ms=FETCH_WAIT_MS,
+            reads=True, fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES, metrics_enabled=False)
         self._wheel = Wheel()
         self._outbox = Outbox(ctx.settings, f"{ctx.settings.host_name}/{ctx.name}")

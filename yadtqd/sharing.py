@@ -18,7 +18,7 @@ def share(count: int, holds: Mapping[str, Sequence[int]]) -> Hands:
     What a member holds it keeps, as far as that is fair: only what is above its due moves, the least that is possible,
     and of that what it names last. What two claim (one of them is not up to date) neither is thought to have.
     """
-    owners = _owners(count, holds)
+    owners = {p: who[0] for p, who in _holders(holds).items() if len(who) == 1 and 0 <= p < count}
     hands: Hands = {member: [p for p in holds[member] if owners.get(p) == member] for member in sorted(holds)}
     free = [partition for partition in range(count) if partition not in owners]
     least, more = divmod(count, len(hands)) if hands else (0, 0)
@@ -37,20 +37,14 @@ def share(count: int, holds: Mapping[str, Sequence[int]]) -> Hands:
 
 def grant(wanted: Mapping[str, Sequence[int]], holds: Mapping[str, Sequence[int]]) -> Hands:
     """Of what each should have, what it may have now: what it holds itself, and what nobody holds."""
-    holders: dict[int, set[str]] = {}
-    for member, held in holds.items():
-        for partition in held:
-            holders.setdefault(partition, set()).add(member)
-    return {member: [p for p in hand if holders.get(p, {member}) == {member}] for member, hand in wanted.items()}
+    holders = _holders(holds)
+    return {member: [p for p in hand if set(holders.get(p, [member])) == {member}] for member, hand in wanted.items()}
 
 
-def _owners(count: int, holds: Mapping[str, Sequence[int]]) -> dict[int, str]:
-    owners: dict[int, str] = {}
-    contested: set[int] = set()
+def _holders(holds: Mapping[str, Sequence[int]]) -> dict[int, list[str]]:
+    """By partition: who says to hold it, as often as that is said."""
+    holders: dict[int, list[str]] = {}
     for member, held in holds.items():
         for partition in held:
-            if partition in owners:
-                contested.add(partition)
-            elif 0 <= partition < count:
-                owners[partition] = member
-    return {partition: member for partition, member in owners.items() if partition not in contested}
+            holders.setdefault(partition, []).append(member)
+    return holders

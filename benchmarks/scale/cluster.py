@@ -16,7 +16,7 @@ from yadtq.config import Settings
 from yadtq.health import Beat, WorkersHealth
 from yadtq.health import judge as judge_health
 from yadtq.heartbeat import Heartbeat
-from yadtqd.membership import LONGEST_TURN_S
+from yadtqd.group_member import LONGEST_TURN_S
 
 BUCKET_S = 0.1                  # starts are counted in pieces of this
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from tests.support.secure_kafka import SecureKafka
-from tests.support.services import RedisServer
+from tests.support.services import RedisServer, running
 from yadtq.config import Settings
 from yadtq.result_backend import ResultBackend
 
@@ -15,10 +15,8 @@ from yadtq.result_backend import ResultBackend
 @pytest.fixture(scope="session")
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A broker that insists on TLS and a password; for the session: leave it running."""
-    server = SecureKafka(tmp_path_factory.mktemp("secure_kafka"))
-    server.start()
-    yield server
-    server.kill()
+    with running(SecureKafka(tmp_path_factory.mktemp("secure_kafka"))) as server:
+        yield server
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import redis
 from tests.support.certificates import Authority
 from tests.support.daemon import wait_for
 from tests.support.redis_group import DOWN_AFTER_MS, NAME, RedisGroup, password
+from tests.support.services import running
 from yadtq.config import Settings
 from yadtq.durability import Durability
 from yadtq.errors import ConfigurationError, RedisConnectionError, RedisRefused
@@ -37,12 +38,8 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory, ca: Authority) -> Iterator[RedisGroup]:
     """Of the module: each test leaves it whole, whoever is the primary then."""
-    group = RedisGroup(tmp_path_factory.mktemp("group"), ca=ca)
-    try:
-        group.start()
+    with running(RedisGroup(tmp_path_factory.mktemp("group"), ca=ca)) as group:
         yield group
-    finally:
-        group.kill()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_tls_where_there_is_none_and_none_where_it_is_wanted(transport: str, sec
 
 def test_a_member_of_a_group_is_told_as_well(secure_kafka: SecureKafka, topic_prefix: str) -> None:
     settings = secured(secure_kafka, "auto", topic_prefix, kafka_sasl_password="wrong")
-    member = GroupMember(settings, topic_prefix, settings.kafka_task_topic, who="test", reads=False, hand_over_s=60)
+    member = GroupMember(settings, topic_prefix, settings.kafka_task_topic, who="test", reads=False)
     with pytest.raises(KafkaRefused, match="it refuses the user"):
         member.connect()
 

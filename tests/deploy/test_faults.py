@@ -41,6 +41,12 @@ def redis_primary(cluster: Cluster) -> Host:
     return next(host for host in cluster.hosts if host.address == address)
 
 
+def await_another_primary(cluster: Cluster, victim: Host, report: Report, what: str, begun: float) -> None:
+    """Until Sentinel names another Redis than the victim's; how long that took."""
+    wait_until(lambda: cluster.primary_address() not in ("", victim.address), 60, "another primary", 0.2)
+    report.figure(f"{what}: Sentinel names another", time.monotonic() - begun)
+
+
 def tell(report: Report, what: str, trial: Trial) -> None:
     figures = trial.finish()
     report.figure(f"{what}: tasks accepted under load", figures["accepted"], "tasks")
@@ -72,8 +78,7 @@ def test_the_host_with_the_redis_primary_dies(fresh_cluster: Cluster, trial: Tri
     with trial.fault("redis_primary_kill", victim.name):
         begun = time.monotonic()
         victim.power_cut()
-        wait_until(lambda: cluster.primary_address() not in ("", victim.address), 60, "another primary", 0.2)
-        report.figure("power cut of the primary's host: Sentinel names another", time.monotonic() - begun)
+        await_another_primary(cluster, victim, report, "power cut of the primary's host", begun)
         wait_until(lambda: survivors_have_all(cluster, victim), 60, "the others to have its partitions")
         report.figure("power cut of the primary's host: its partitions are consumed by others",
                       time.monotonic() - begun)
@@ -145,8 +150,7 @@ def test_the_redis_primary_is_killed_and_sentinel_finds_another(
         # it stays away: systemd would have it back before anybody has noticed
         victim.run("systemctl mask --runtime --now redis-server || true; systemctl kill --signal=KILL redis-server "
                    "|| true", timeout_s=60)
-        wait_until(lambda: cluster.primary_address() not in ("", victim.address), 60, "another primary", 0.2)
-        report.figure("the Redis primary killed: Sentinel names another", time.monotonic() - begun)
+        await_another_primary(cluster, victim, report, "the Redis primary killed", begun)
         trial.goes_on(90)
         report.figure("the Redis primary killed: 200 more tasks accepted", time.monotonic() - begun)
         victim.run("systemctl unmask --runtime redis-server; systemctl start redis-server", timeout_s=60)
@@ -163,8 +167,7 @@ def test_the_redis_primary_is_cut_off_and_its_old_self_changes_nothing(
     with trial.fault("redis_primary_cut_off", victim.name):
         begun = time.monotonic()
         victim.cut()
-        wait_until(lambda: cluster.primary_address() not in ("", victim.address), 60, "another primary", 0.2)
-        report.figure("the primary's host cut off: Sentinel names another", time.monotonic() - begun)
+        await_another_primary(cluster, victim, report, "the primary's host cut off", begun)
         trial.goes_on(90)
         victim.heal()
         cluster.settle(120)

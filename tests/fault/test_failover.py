@@ -21,6 +21,7 @@ from tests.support.guarantees import Rules, unexcused, violations
 from tests.support.history import Fault, History, Journal, now
 from tests.support.redis_group import DOWN_AFTER_MS, RedisGroup
 from tests.support.secure_kafka import SecureKafka
+from tests.support.services import running
 from yadtq.config import Settings
 from yadtqd.exits import DaemonExit
 from yadtqd.main import main
@@ -33,26 +34,18 @@ RULES = Rules(redis_losses=frozenset({"redis_kill", "redis_freeze"}))
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[RedisGroup]:
-    group = RedisGroup(tmp_path, ca=Authority(tmp_path / "ca"))
-    try:
-        group.start()
+    with running(RedisGroup(tmp_path, ca=Authority(tmp_path / "ca"))) as group:
         yield group
-    finally:
-        group.kill()
 
 
 @pytest.fixture
 def settings(group: RedisGroup, tmp_path: Path, topic_prefix: str) -> Iterator[Settings]:
-    kafka = SecureKafka(tmp_path / "kafka")
-    kafka.start()
-    try:
+    with running(SecureKafka(tmp_path / "kafka")) as kafka:
         yield Settings(
             kafka_task_topic=f"{topic_prefix}_tasks", kafka_heartbeat_topic=f"{topic_prefix}_heartbeats",
             kafka_dead_letter_topic=f"{topic_prefix}_dead_letters", kafka_delayed_topic=f"{topic_prefix}_delayed",
             kafka_group=topic_prefix, control_socket=str(tmp_path / "yadtqd.sock"), num_partitions=2,
             pid_file=str(tmp_path / "yadtqd.pid"), **kafka.options(), **group.options())
-    finally:
-        kafka.kill()
 
 
 def break_and_mend(group: RedisGroup, how: str, journal: Journal, folder: Path) -> None:

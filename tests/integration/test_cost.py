@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import cost
-from tests.support.services import RedisServer
+from tests.support.services import RedisServer, running
 from yadtq import redis_client, result_backend, submission
 from yadtq.names import record_key
 from yadtq.shard_calls import pack
@@ -25,10 +25,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(not cost.committed(), 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that nobody else uses: its counters are read."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with running(RedisServer(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
 
 
 def test_a_task_is_no_dearer_than_committed(server: RedisServer) -> None:

@@ -15,13 +15,15 @@ kills them when the pipe to its parent closes. Never shared between test runs, n
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 if (_servers := str(ROOT / "packaging" / "setup")) not in sys.path:  # a folder of scripts: it can't be a package
@@ -58,6 +60,27 @@ def reap_with_us(pid: int) -> None:
     assert pipe is not None
     pipe.write(b"%d\n" % pid)
     pipe.flush()
+
+
+class Startable(Protocol):
+    """A server of the tests, or several."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
+
+
+@contextlib.contextmanager
+def running(server: S) -> Iterator[S]:
+    """The server, started; killed in the end, and when it does not come up."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 class Breakable(local_servers.Server):

@@ -4,17 +4,12 @@ from __future__ import annotations
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.partitioner import DefaultPartitioner
 from kafka.admin import NewTopic
-from taskiq.serializers import ORJSONSerializer
 from taskiq_aio_kafka import AioKafkaBroker
-from taskiq_redis import RedisAsyncResultBackend
 
 from benchmarks.peers.systems import base, taskiq_worker
 
-broker = AioKafkaBroker(
-    base.KAFKA, kafka_topic=NewTopic(name=base.TOPIC, num_partitions=4, replication_factor=1)
-).with_result_backend(
-    RedisAsyncResultBackend(base.RESULT_URL, result_ex_time=base.KEPT_S, serializer=ORJSONSerializer())
-).with_serializer(ORJSONSerializer())
+broker = taskiq_worker.with_results(AioKafkaBroker(
+    base.KAFKA, kafka_topic=NewTopic(name=base.TOPIC, num_partitions=4, replication_factor=1)))
 # Both classes are aiokafka's own: with kafka-python 3 the defaults that taskiq-aio-kafka 1.0 takes from there fail.
 broker.configure_producer(acks="all", linger_ms=0 if base.ONE_BY_ONE else 5, partitioner=DefaultPartitioner())
 broker.configure_consumer(group_id=base.TOPIC, auto_offset_reset="earliest",

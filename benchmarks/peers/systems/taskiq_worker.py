@@ -5,6 +5,9 @@ import asyncio
 import sys
 from typing import Any
 
+from taskiq.serializers import ORJSONSerializer
+from taskiq_redis import RedisAsyncResultBackend
+
 from benchmarks.peers.systems import base
 from benchmarks.peers.systems.aio import AioClient
 
@@ -15,6 +18,12 @@ def worker_commands(module: str, workers: int) -> list[list[str]]:
     at_once = base.AT_ONCE if base.IO else 100
     return [[sys.executable, "-m", "taskiq", "worker", f"{module}:broker", "-w", str(workers), "--log-level", "WARNING",
              "--max-async-tasks", str(at_once)]]
+
+
+def with_results(broker: Any) -> Any:
+    """The broker with results in Redis, and JSON by orjson for both."""
+    results: Any = RedisAsyncResultBackend(base.RESULT_URL, result_ex_time=base.KEPT_S, serializer=ORJSONSerializer())
+    return broker.with_result_backend(results).with_serializer(ORJSONSerializer())
 
 
 def declare(broker: Any) -> tuple[Any, Any]:

@@ -78,7 +78,7 @@ def control_socket(path: str | os.PathLike[str] | None = None, env: Mapping[str,
     _places(reader, path, env)
     if reader.mistakes and ("control_socket" in reader.wrong or (reader.unread and (path or env.get("YADTQ_CONFIG")))):
         raise ConfigurationError("\n".join(reader.mistakes))
-    return str(reader.values.get("control_socket") or f"{config_places.run_dir()}/yadtqd.sock")
+    return str(reader.values.get("control_socket") or config_places.control_socket())
 
 
 def _contradictions(reader: _Reader) -> list[str]:

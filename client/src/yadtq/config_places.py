@@ -20,9 +20,14 @@ def of_this_machine(settings: Settings) -> Iterator[tuple[str, str]]:
     if not settings.host_name:
         yield "host_name", socket.gethostname()
     if not settings.control_socket:
-        yield "control_socket", f"{run_dir()}/yadtqd.sock"
+        yield "control_socket", control_socket()
     if not settings.pid_file:
         yield "pid_file", f"{run_dir()}/yadtqd.pid"
+
+
+def control_socket() -> str:
+    """Where the daemon listens for commands, and is looked for, when nothing else was configured."""
+    return f"{run_dir()}/yadtqd.sock"
 
 
 def run_dir() -> str:

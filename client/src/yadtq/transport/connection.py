@@ -116,7 +116,7 @@ def connect_kafka_python(kind: Callable[..., T], settings: Settings, *, refusals
     settled = kafka_python_config(settings)
     try:
         return kind(**settled | {"bootstrap_timeout_ms": settings.kafka_request_timeout_ms,
-                                                       "kafka_client": make} | config)
+                                 "kafka_client": make} | config)
     except Exception as error:
         for client in made:
             client.close()
