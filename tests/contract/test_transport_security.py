@@ -79,12 +79,12 @@ def test_who_is_not_let_in_is_told_why_at_once(transport: str, place: str, wrong
 @pytest.mark.parametrize("transport", REAL)
 def test_tls_where_there_is_none_and_none_where_it_is_wanted(transport: str, secure_kafka: SecureKafka,
                                                              topic_prefix: str) -> None:
-    settings = secured(secure_kafka, transport, topic_prefix, kafka_request_timeout_ms=1500)
+    settings = secured(secure_kafka, transport, topic_prefix, kafka_request_timeout_ms=700)
     for open_one in (open_producer, open_consumer, open_admin):
         start_s = time.monotonic()
         with pytest.raises(KafkaConnectionError, match="it may talk no TLS"):       # it just closes
             open_one(settings.replace(kafka_servers=secure_kafka.bootstrap))
-        plain = settings_of(transport, settings.kafka_servers, topic_prefix, kafka_request_timeout_ms=1500)
+        plain = settings_of(transport, settings.kafka_servers, topic_prefix, kafka_request_timeout_ms=700)
         with pytest.raises(KafkaConnectionError, match="it may want TLS"):
             open_one(plain)
         assert time.monotonic() - start_s < 2 * AT_ONCE_S

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from yadtq.config import Settings
 
 SLICE_S: Final = 0.25           # how long a library is left to itself until somebody looks at what was said
-PROBE_S: Final = 1.0            # for a TLS handshake of our own, where the library does not tell what is wrong
+PROBE_S: Final = 2.0            # for a TLS handshake of our own, where the library does not tell what is wrong
 CA_OPTION: Final = "kafka_ssl_ca_file"
 
 
@@ -164,7 +164,7 @@ def note_librdkafka(error: Any, refusals: Refusals, settings: Settings) -> None:
     elif error.code() == KafkaError._TRANSPORT:         # a broker that closes when it has seen our certificate
         refusals.note(broker, in_words(text, CA_OPTION))
     elif error.code() == KafkaError._SSL:
-        refusals.note(broker, _why_no_tls(broker, settings) or in_words(text, CA_OPTION))
+        refusals.note(broker, _why_no_tls(broker, settings) or _one_of_three(text))
 
 
 def _broker_and_text(text: str) -> tuple[str, str]:
@@ -173,9 +173,16 @@ def _broker_and_text(text: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else ("", text)
 
 
+def _one_of_three(text: str) -> str:
+    """librdkafka's words when a handshake of ours got no answer: it takes these three for the same."""
+    if "verify" not in text.lower():
+        return in_words(text, CA_OPTION)
+    return (f"its certificate is for another name, out of date, or not signed by an authority that we trust "
+            f"({CA_OPTION}): {text}")
+
+
 def _why_no_tls(broker: str, settings: Settings) -> str:
-    """Tried by a handshake of ours: librdkafka takes another name, an expired certificate and an authority that it does
-    not know for the same."""
+    """Which of them it is, tried by a handshake of ours."""
     import socket
 
     host, port = split_server(broker)
