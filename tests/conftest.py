@@ -1,6 +1,7 @@
 """Fixtures of all tests: real servers, started when the first test asks, ended with the run; settings for them."""
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import hypothesis
 import pytest
 
 from tests.support.services import KafkaServer, RedisServer, running
+from yadtq import log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +22,20 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("yadtq", deadline=None, suppress_health_check=[
     hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large])
 hypothesis.settings.load_profile("yadtq")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A test may set logging up as a process does: what pytest kept of DEBUG lines would weigh on all that follow."""
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *log.NOISY)}
+    yield
+    for handler in [h for h in root.handlers if h not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from yadtq import log as logs
 from yadtq.errors import ControlError, YADTQError
 from yadtqd import strays
 from yadtqd.child import Role, become_subreaper
@@ -371,7 +372,7 @@ class Supervisor:
         if not number:
             raise ControlError(f"there is no log level {level!r}")
         self.shared.log_level = number
-        logging.getLogger().setLevel(number)
+        logs.set_level(level.upper())
 
     # ---- the end
     def _private_fds(self) -> list[int]:

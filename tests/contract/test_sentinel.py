@@ -87,7 +87,7 @@ def test_calls_that_are_under_way_go_on_at_the_new_primary(whole: RedisGroup, ba
     print(f"{how}: claimed at the new primary after {took:.1f} s")
     assert {claim.answer for claim in claims} == {"RUN"}
     assert took < FOLLOWED_S
-    assert whole.primary() is not old
+    wait_for(lambda: whole.primary() is not old, 10, "every Sentinel to know")
     assert backend.counts()["Q"] == 300, "claimed and not shown as running yet"
     backend.expire(NOW, 1, {0: 9})
 
@@ -296,8 +296,8 @@ def test_mutual_tls(ca: Authority, tmp_path: Path) -> None:
         without = ResultBackend(Settings(**secure))
         began = time.monotonic()
         with pytest.raises(RedisRefused, match="refuses our certificate, or wants one that was not given"):
-            without.store_id(timeout_s=10)
-        assert time.monotonic() - began < 2
+            without.store_id(timeout_s=20)
+        assert time.monotonic() - began < 10, "it does not try until the time is over"
         mine = ca.sign("client")
         with_one = ResultBackend(Settings(redis_ssl_cert_file=str(mine.cert), redis_ssl_key_file=str(mine.key),
                                           **secure))

@@ -188,6 +188,23 @@ def test_an_idle_consumer_notices_that_the_broker_is_away_and_back(settings: Set
         wait_for(lambda: not consumer.poll(1, 0.1) and consumer.connected, 3, "back is noticed")
 
 
+def test_what_was_read_ahead_does_not_hide_that_the_broker_is_away(settings: Settings, own_kafka: KafkaServer) -> None:
+    with producing(settings) as producer:
+        producer.send_many(settings.kafka_task_topic, [(0, b"%d" % n, None) for n in range(2000)])
+        assert producer.flush(15) == 0
+    with consuming(settings, {0: 0}) as consumer:
+        got = len(read(consumer, 1, 1))
+        time.sleep(1)                                       # the rest is read ahead
+        own_kafka.kill()
+        time.sleep(1)
+        while records := consumer.poll(100, 0.1):
+            got += len(records)
+        wait_for(lambda: not (consumer.poll(1, 0.1) or consumer.connected), 5, "away is noticed")
+        assert got == 2000, "and all of it is there"
+        own_kafka.start()
+        wait_for(lambda: not consumer.poll(1, 0.1) and consumer.connected, 3, "back is noticed")
+
+
 def test_no_broker_at_the_start_is_an_error_within_the_deadline(topic_prefix: str) -> None:
     for transport in REAL:
         before = threading.active_count(), len(os.listdir("/proc/self/fd"))

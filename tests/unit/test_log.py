@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,20 +25,6 @@ from yadtq.log_format import COLORS, PRIORITIES
 
 LOGGER = logging.getLogger("yadtqd.test")
 ID = "0198c5d2-9f6a-7b3c-8d4e-5f6071829304"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Logging as it was before: handlers and levels of the root and of the noisy libraries."""
-    root = logging.getLogger()
-    handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *log.NOISY)}
-    yield
-    for handler in [h for h in root.handlers if h not in handlers]:
-        root.removeHandler(handler)
-        handler.close()
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.captureWarnings(False)
 
 
 def setup(style: str = "plain", process: str = "w3", level: str = "DEBUG") -> io.StringIO:

@@ -83,16 +83,9 @@ def parse(data: bytes) -> dict[str, str]:
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJournal]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     monkeypatch.setattr(log_journal, "SOCKET", str(tmp_path / "journal"))
     fake = FakeJournal(tmp_path / "journal")
     yield fake
-    for handler in [h for h in root.handlers if h not in handlers]:
-        root.removeHandler(handler)
-        handler.close()
-    root.setLevel(level)
-    logging.captureWarnings(False)
     fake.close()
 
 

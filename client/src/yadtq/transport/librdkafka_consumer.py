@@ -89,6 +89,8 @@ class LibrdkafkaConsumer(Guarded):
             raise problem
         consumer = self._consumer
         end_s = time.monotonic() + timeout_s
+        if self._down:
+            self._probe()
         messages = consumer.consume(max_records, 0)
         while not messages and not self._woken and (left_s := end_s - time.monotonic()) > 0:
             if self._down:
@@ -133,9 +135,7 @@ class LibrdkafkaConsumer(Guarded):
                                  message.timestamp()[1])))
             else:
                 self._note(message)
-        if records:
-            self._down = False
-        elif self._problem is not None:
+        if not records and self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
         return records
@@ -168,7 +168,7 @@ class LibrdkafkaConsumer(Guarded):
             note_librdkafka(error, self._refusals, self._settings)
 
     def _probe(self) -> None:
-        """Nothing tells that a broker is back while no record comes: ask, now and then."""
+        """Nothing tells that a broker is back: a record may have been read ahead. Ask, now and then."""
         now_s = time.monotonic()
         if now_s - self._probe_s < PROBE_EVERY_S:
             return
