@@ -59,7 +59,7 @@ class Meter:
             print(f"{name:12}{redis_s / tasks * 1e6:12.2f}{here_s / tasks * 1e6:12.2f}{wall_s / tasks * 1e6:12.2f}")
 
 
-def fill(backend: ResultBackend, records: int, meter: Meter) -> None:
+def fill(backend: ResultBackend, records: int, meter: Meter, partition: int = 0) -> None:
     """Submit, claim and finish: of a hundred tasks 90 succeed, 1 fails, 9 stay queued."""
     start_ms = int(time.time() * 1000) - 1_800_000
     for first in range(0, records, BATCH):
@@ -73,8 +73,8 @@ def fill(backend: ResultBackend, records: int, meter: Meter) -> None:
         ends = [FinishEntry(ids[n], 0, 0, kinds[n], at[n], "KO" if n % 100 == 90 else "OK", first + n, at[n] + 5,
                             at[n] + 6, b"\x2a", b"e" * 300 if n % 100 == 90 else b"") for n in ran]
         meter.measure("submit", count, partial(backend.submit, submits))
-        meter.measure("claim", len(claims), partial(backend.claim, 0, 1, claims, start_ms))
-        meter.measure("finish", len(ends), partial(backend.finish, 0, 1, ends, "host/w0"))
+        meter.measure("claim", len(claims), partial(backend.claim, partition, 1, claims, start_ms))
+        meter.measure("finish", len(ends), partial(backend.finish, partition, 1, ends, "host/w0"))
 
 
 def time_pages(backend: ResultBackend) -> None:

@@ -208,13 +208,13 @@ def packet(data: bytes) -> None:
 
 
 @cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="yadtq-fuzz-"))
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="yadtq-fuzz-")      # gone with the process
 
 
 def configuration(data: bytes) -> None:
     """A configuration file: settings, or mistakes, each with the file's name and, once it is text, a line."""
-    path = _folder() / "yadtq.toml"
+    path = Path(_folder().name, "yadtq.toml")
     path.write_bytes(data)
     try:
         settings = Settings.load(path, env={})
