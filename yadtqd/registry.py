@@ -1,7 +1,7 @@
 """Which handler runs which task type: the shipped task types, and those of the modules that the setting `tasks` names.
 
 Loaded once by each process that runs tasks (a worker after its fork, the isolator), never by the supervisor, which
-imports no task code. A registry doesn't change once it is loaded. Never runs a handler.
+imports no task code but the shipped modules. A registry doesn't change once it is loaded. Never runs a handler.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The supervisor: the loop that keeps a host's membership, workers and other roles alive and in step.
 
 Runs in the one thread of the process `yadtqd`. Owns the epoll, the signals and the shared memory; the children are the
-fleet's. It never opens a connection to Kafka or Redis, never imports numpy or task code, never starts a thread and
+fleet's. It never opens a connection to Kafka or Redis, never imports numpy or users' modules, never starts a thread and
 never blocks except in `epoll.poll`: it survives because it does almost nothing.
 """
 from __future__ import annotations

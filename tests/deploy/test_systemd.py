@@ -169,7 +169,8 @@ def test_kafka_and_redis_restart_as_asked_and_work_goes_on(cluster: Cluster, hos
 def test_the_target_stops_and_starts_the_suite_of_a_host(cluster: Cluster, host: Host) -> None:
     host.run("systemctl stop yadtq.target", timeout_s=180)      # waits for the target, not for what it stops
     for name in ("yadtqd", "kafka"):
-        wait_until(lambda name=name: unit(host, name, "ActiveState")["ActiveState"] == "inactive", 120, f"{name} to stop")
+        wait_until(lambda unit_=name: unit(host, unit_, "ActiveState")["ActiveState"] == "inactive", 120,
+                   f"{name} to stop")
     host.run("systemctl start yadtq.target", timeout_s=180)
     cluster.settle()
 

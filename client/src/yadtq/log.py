@@ -82,9 +82,11 @@ def settle() -> None:
 def set_level(level: str) -> None:
     """The least level that is logged from now on; noisy libraries stay at WARNING unless it is DEBUG."""
     number = logging.getLevelNamesMapping()[level]
-    logging.getLogger().setLevel(number)
-    for name in NOISY:
-        logging.getLogger(name).setLevel(number if number <= logging.DEBUG else max(number, logging.WARNING))
+    quiet = number if number <= logging.DEBUG else max(number, logging.WARNING)
+    for name, wanted in (("", number), *((name, quiet) for name in NOISY)):
+        logger = logging.getLogger(name)
+        if logger.level != wanted:      # setLevel writes to every logger, to pages that a forked process shares
+            logger.setLevel(wanted)
 
 
 def chosen_format(wanted: str, stream: IO[str], env: Mapping[str, str]) -> str:
