@@ -284,6 +284,31 @@ def tried(backend: ResultBackend) -> bool:
     return True
 
 
+def test_a_restart_reads_everything_back_with_the_documented_users(ca: Authority, tmp_path: Path) -> None:
+    """Redis drops from its file what the user `default` may not do, where it is part of a transaction."""
+    group = RedisGroup(tmp_path, replicas=0, ca=ca)
+    server = group.nodes[0]
+    server.start()
+    options = {name: value for name, value in group.options().items() if "sentinel" not in name}
+    backend = ResultBackend(Settings(**options | {"redis_host": "127.0.0.1", "redis_port": server.port}))
+    try:
+        tasks = entries(50)
+        backend.submit(tasks)
+        backend.claim(0, 1, [ClaimEntry(task.id, 0, 0, "addition", NOW) for task in tasks], NOW)
+        backend.finish(0, 1, [FinishEntry(task.id, 0, 0, "addition", NOW, "OK", n, NOW, NOW, b"\x01")
+                              for n, task in enumerate(tasks)], "w")
+        server.kill()
+        server.start()
+        assert backend.counts()["OK"] == 50
+        assert {record.state for record in backend.read([task.id for task in tasks]) if record} == {"OK"}
+        with redis.Redis(port=server.port, ssl=True, ssl_ca_certs=str(ca.cert)) as stranger, \
+                pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+    finally:
+        backend.close()
+        server.kill()
+
+
 def test_mutual_tls(ca: Authority, tmp_path: Path) -> None:
     own = RedisGroup(tmp_path, replicas=0, ca=ca)
     server = own.nodes[0]

@@ -26,11 +26,10 @@ ADMIN = "user admin on >of-admins ~* &* +@all"
 
 
 def documented(user: str, nth: int = 0) -> str:
-    """The line `user NAME on >PASSWORD ...` of docs/redis.md, with the password of the tests."""
+    """The line `user NAME ...` of docs/redis.md, with the password of the tests."""
     lines = [line.strip() for line in (ROOT / "docs" / "redis.md").read_text().splitlines()]
-    line = [line for line in lines if line.startswith(f"user {user} on >PASSWORD ")][nth]
-    password = PASSWORDS[user].replace(" ", "")
-    return line.replace(">PASSWORD", f">{password}")
+    line = [line for line in lines if line.startswith(f"user {user} ")][nth]
+    return line.replace(">PASSWORD", f">{password(user)}") if user in PASSWORDS else line
 
 
 def password(user: str) -> str:
@@ -95,7 +94,7 @@ class RedisGroup:
         lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction",
                  "repl-diskless-sync yes", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1",
                  f"min-replicas-to-write {min_replicas}", "min-replicas-max-lag 10"]
-        users = [documented("yadtq"), documented("replica"), documented("sentinel"), ADMIN, "user default off"]
+        users = [documented("yadtq"), documented("replica"), documented("sentinel"), documented("default"), ADMIN]
         if ca:
             lines += [*users, "masteruser replica", f"masterauth {password('replica')}"]
         first = Member(folder, "redis0", lines, tls)
