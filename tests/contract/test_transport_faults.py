@@ -5,11 +5,13 @@ broken and mended, and what was acknowledged is compared with what is in the log
 """
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 RESUME_S = 2.5  # after the return of the broker; 0.3 to 1.1 on a quiet machine: reconnecting is tried every second
 PARTITIONS = 4
+COPIES = 3      # of a record, by kafka-python: one for each time-out of a request while the broker was frozen
 
 
 @pytest.fixture(params=REAL)
@@ -101,9 +104,12 @@ class Reader:
         except BaseException as error:  # what ends the thread is looked at by the test
             self.failed.append(error)
 
-    def stop(self) -> None:
+    def end(self) -> None:
         self._stop = True
         self._thread.join(10)
+
+    def stop(self) -> None:
+        self.end()
         assert not self._thread.is_alive(), "poll hangs"
         if self.failed:
             raise self.failed[0]
@@ -124,8 +130,8 @@ def check_nothing_lost(settings: Settings, stream: Stream, reader: Reader) -> No
     for partition in range(PARTITIONS):
         firsts = list(dict.fromkeys(value for (p, _), value in sorted(at.items()) if p == partition))
         assert firsts == sorted(firsts), "reordered"
-    duplicates = total - len(set(at.values()))
-    assert duplicates <= (0 if settings.transport == "librdkafka" else 300 * PARTITIONS), f"{duplicates} duplicates"
+    copies = max(Counter(at.values()).values())
+    assert copies <= (1 if settings.transport == "librdkafka" else COPIES), f"{copies} copies of a record"
     wait_for(lambda: len(reader.records) >= total, 10, "the reader has caught up")
     reader.stop()
     seen = [(record.partition, record.offset) for record in reader.records]
@@ -136,8 +142,10 @@ def check_nothing_lost(settings: Settings, stream: Stream, reader: Reader) -> No
 
 def break_and_mend(settings: Settings, broken: Callable[[], None], away_s: float, mend: Callable[[], None]) -> None:
     """The common course of the tests below."""
-    with producing(settings) as producer:
+    with producing(settings) as producer, contextlib.ExitStack() as ending:
         stream, reader = Stream(producer, settings.kafka_task_topic), Reader(settings)
+        ending.callback(reader.end)             # what goes on after a failure disturbs the tests after it
+        ending.callback(stream.stop)
         wait_for(lambda: len(stream.acknowledged_s) > 100 and len(reader.records) > 100, 15, "all is well at first")
         broken()
         time.sleep(away_s)
