@@ -65,7 +65,7 @@ def _warm_up() -> None:
 
 
 def _initialize_librdkafka() -> None:
-    """What librdkafka sets up once a process, OpenSSL above all: 1.4 MB, which would be each worker's own.
+    """What librdkafka sets up once a process, OpenSSL above all: half a megabyte that would be each worker's own.
 
     It does so before it looks at its configuration, and refuses this one before it starts a thread.
     """
