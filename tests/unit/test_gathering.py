@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from yadtq import gathering
+from yadtq import company, gathering
 from yadtq.errors import KafkaRefused, YADTQError
-from yadtq.gathering import LEADERS, Gathering
+from yadtq.gathering import Gathering
 from yadtq.submission import Prepared
 from yadtq.task import TaskMessage
 
@@ -81,13 +81,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "PATIENCE_S", LIMIT_S)
 
 
-def busy(batches: Batches, gathered: Gathering) -> list[Submitting]:
-    """As many batches under way as may be."""
-    leaders = []
-    for number in range(LEADERS):
-        leaders.append(Submitting(gathered, f"leader{number}"))
-        batches.wait(number + 1)
-    return leaders
+def busy(batches: Batches, gathered: Gathering) -> Submitting:
+    """Somebody whose batch is under way."""
+    leader = Submitting(gathered, "leader")
+    batches.wait(1)
+    return leader
 
 
 def queued(gathered: Gathering, names: Sequence[str]) -> list[Submitting]:
@@ -106,21 +104,21 @@ def test_a_thread_that_is_alone_submits_at_once() -> None:
     gathered.submit(task("a"))
     gathered.submit(task("b"))
     assert batches.batches == [["a"], ["b"]]
-    assert gathered._leading == 0
+    assert not gathered._under_way
 
 
 @pytest.mark.usefixtures("patient")
 def test_those_that_come_meanwhile_go_out_together() -> None:
     batches = Batches()
     gathered = Gathering(batches.run)
-    leaders, others = busy(batches, gathered), queued(gathered, "abcde")
+    leader, others = busy(batches, gathered), queued(gathered, "abcde")
     batches.release(1)
-    batches.wait(LEADERS + 1)
+    batches.wait(2)
     assert batches.batches[-1] == list("abcde")
     assert all(other.thread.is_alive() for other in others)     # none returns before its batch does
     batches.release(10)
-    assert [one.join() for one in leaders + others] == [None] * (LEADERS + 5)
-    assert gathered._leading == 0
+    assert [one.join() for one in [leader, *others]] == [None] * 6
+    assert not gathered._under_way
 
 
 @pytest.mark.usefixtures("patient")
@@ -128,9 +126,9 @@ def test_each_hears_of_its_own_error() -> None:
     batches = Batches()
     gathered = Gathering(batches.run)
     batches.errors = {"b": KafkaRefused("b"), "c": KafkaRefused("c")}
-    leaders, others = busy(batches, gathered), queued(gathered, "abc")
+    leader, others = busy(batches, gathered), queued(gathered, "abc")
     batches.release(10)
-    assert [one.join() for one in leaders] == [None] * LEADERS
+    assert leader.join() is None
     assert [one.join() for one in others] == [None, batches.errors["b"], batches.errors["c"]]
 
 
@@ -145,24 +143,24 @@ def test_when_the_thread_that_leads_is_interrupted_the_others_submit_again() -> 
         return errors
 
     gathered = Gathering(run)
-    leaders, others = busy(batches, gathered), queued(gathered, "abc")
+    leader, others = busy(batches, gathered), queued(gathered, "abc")
     batches.release(10)
-    assert [one.join() for one in leaders] == [None] * LEADERS
+    assert leader.join() is None
     assert [type(one.join()) for one in others] == [KeyboardInterrupt, type(None), type(None)]
     assert sorted(batches.batches[-2:]) == [["b"], ["c"]]
-    assert gathered._leading == 0
+    assert not gathered._under_way
 
 
 def test_who_has_queued_for_too_long_submits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "PATIENCE_S", 0.02)
     batches = Batches()
     gathered = Gathering(batches.run)
-    leaders = busy(batches, gathered)
+    leader = busy(batches, gathered)
     other = Submitting(gathered, "a")
-    batches.wait(LEADERS + 1)
+    batches.wait(2)
     assert batches.batches[-1] == ["a"]
     batches.release(10)
-    assert [one.join() for one in [*leaders, other]] == [None] * (LEADERS + 1)
+    assert (leader.join(), other.join()) == (None, None)
     assert not gathered._waiting
 
 
@@ -170,7 +168,7 @@ def test_who_has_queued_for_too_long_submits_alone(monkeypatch: pytest.MonkeyPat
 def test_a_thread_that_is_interrupted_while_it_queues_holds_up_nobody(promoted: bool) -> None:
     batches = Batches()
     gathered = Gathering(batches.run)
-    gathered._leading = LEADERS
+    gathered._under_way = True
     tickets = [gathering._Ticket(task(name)) for name in "ab"]
     gathered._waiting.extend(tickets)
     if promoted:
@@ -179,9 +177,45 @@ def test_a_thread_that_is_interrupted_while_it_queues_holds_up_nobody(promoted: 
     gathered._leave(tickets[0])
     if promoted:
         assert tickets[1].taken_along == []         # it leads now
-        assert gathered._leading == LEADERS
+        assert gathered._under_way
     else:
         assert list(gathered._waiting) == [tickets[1]]
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_leads_waits_for_those_that_were_just_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(company, "PAUSE_S", LIMIT_S)
+    monkeypatch.setattr(company, "LONGEST_WAIT_S", LIMIT_S)
+    batches = Batches()
+    gathered = Gathering(batches.run)
+    leader, others = busy(batches, gathered), queued(gathered, "abc")
+    time.sleep(0.5)                                     # the next one may wait as long as this one has taken
+    batches.release(10)
+    assert leader.join() is None
+    back = Submitting(gathered, "back")
+    assert [one.join() for one in [back, *others]] == [None] * 4
+    assert batches.batches == [["leader"], ["a", "b", "c", "back"]]
+
+
+def test_a_wait_that_was_interrupted_leaves_the_way_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that waits for company gets a Ctrl-C: those that had come along submit by themselves."""
+    batches = Batches()
+    batches.release(10)
+    gathered = Gathering(batches.run)
+
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(gathered, "_await_company", interrupted)
+        ticket = gathering._Ticket(task("b"))
+        gathered._under_way = True
+        with pytest.raises(KeyboardInterrupt):
+            gathered._lead(task("a"), [ticket])
+    assert ticket.alone
+    assert not gathered._under_way
+    gathered.submit(task("c"))
+    assert batches.batches == [["c"]]
 
 
 def test_many_threads_each_task_exactly_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,4 +250,4 @@ def test_many_threads_each_task_exactly_once(monkeypatch: pytest.MonkeyPatch) ->
             thread.join(LIMIT_S)
         assert not wrong
         assert sorted(seen) == sorted(f"{number}-{index}" for number in range(16) for index in range(100))
-        assert (gathered._leading, len(gathered._waiting)) == (0, 0)
+        assert (gathered._under_way, len(gathered._waiting)) == (False, 0)

@@ -154,7 +154,7 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
             entry |= rarer
         self._connections.check_open()
         limit = limit_of(self.settings, max_backlog, on_backlog)
-        prepared = self._preparer.prepare(entry, self._stamp())
+        prepared = self._preparer.prepare(entry, self._stamp(self._gathering.turn))
         if limit.most or submit_timeout_s is not None:
             self._submit([prepared], submit_timeout_s, limit)
         else:
@@ -355,8 +355,8 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
         return WorkerMonitor(reader, callback, interval_s, window_s)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
-    def _stamp(self) -> Stamp:
-        return Stamp(self._clear_numbers.get(), self._connections.kafka.partitions, int(time.time() * 1000))
+    def _stamp(self, turn: int | None = None) -> Stamp:
+        return Stamp(self._clear_numbers.get(), self._connections.kafka.partitions, int(time.time() * 1000), turn)
 
     def _submit(self, prepared: Sequence[Prepared], submit_timeout_s: float | None, limit: Limit) -> None:
         timeout_s = self.settings.submit_timeout_s if submit_timeout_s is None else submit_timeout_s

@@ -1,7 +1,8 @@
 """Single submissions of several threads, gathered into batches: those that come at the same time share round trips.
 
-Owns who submits for whom. A thread that comes while fewer than LEADERS batches are under way submits at once, so one
-that is alone never waits; one that comes later queues, and the next thread to lead takes all that queue along. Each
+Owns who submits for whom. One batch is under way at a time. A thread that comes while there is none submits at once,
+so one that is alone never waits; one that comes later queues, and the next thread to lead takes all that queue along.
+Where threads come back as soon as they are answered, the leader waits a moment for all of them (`yadtq.company`). Each
 thread hears of its own task only. Whoever has queued for PATIENCE_S (Kafka or Redis is slow or away) submits by itself,
 so that its time limit holds. Runs in the threads that submit; there is no other.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from yadtq.company import Company
 from yadtq.errors import YADTQError
 from yadtq.submission import Prepared
 
-LEADERS = 1             # batches under way: with two, each carries half, and costs nearly as much
 MOST = 1000             # tasks in a batch
 PATIENCE_S = 0.05       # some twenty times what a batch takes
 
@@ -46,20 +48,31 @@ class Gathering:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[_Ticket] = deque()
-        self._leading = 0
+        self._under_way = False                         # somebody leads
+        self._company = Company()
+        self._wanted = 0                                # when so many queue, `_gate` opens
+        self._gate: threading.Lock | None = None
         self._pid = os.getpid()
+
+    @property
+    def turn(self) -> int | None:
+        """See `Company.turn`."""
+        return self._company.turn
 
     def submit(self, prepared: Prepared) -> None:
         """Submit one task, with others or alone; raises what its own submission raises."""
         if self._pid != os.getpid():                    # the parent's threads did not come along
             self._begin()
         with self._lock:
-            leads = self._leading < LEADERS
+            leads = not self._under_way
             if leads:
-                self._leading += 1
+                self._under_way = True
             else:
                 ticket = _Ticket(prepared)
                 self._waiting.append(ticket)
+                if self._gate is not None and len(self._waiting) >= self._wanted:
+                    self._gate.release()
+                    self._gate = None
         if leads:
             self._lead(prepared, [])
         else:
@@ -95,10 +108,12 @@ class Gathering:
     def _lead(self, prepared: Prepared, along: list[_Ticket]) -> None:
         """Submit for ourselves and for those who come along; then another leads."""
         errors: Mapping[str, YADTQError] | None = None
+        begun_s = time.monotonic()
         try:
-            errors = self._run([prepared, *(ticket.prepared for ticket in along)])
+            begun_s = self._await_company(along, begun_s)
+            errors = self._run([prepared, *[ticket.prepared for ticket in along]])
         finally:
-            self._pass_on([])
+            self._end(begun_s, len(along) + 1)
             for ticket in along:
                 if errors is None:
                     ticket.alone = True                 # submitting it again with its id is harmless
@@ -107,14 +122,43 @@ class Gathering:
                 ticket.latch.release()
         _raise_own(errors, prepared)
 
+    def _await_company(self, along: list[_Ticket], now_s: float) -> float:
+        """Wait for as many as are likely to come at once, and take them along; when that was done."""
+        with self._lock:
+            wanted, limit_s = self._company.begins(now_s, len(along) + 1)
+            if wanted > len(self._waiting):
+                self._wanted, gate = wanted, threading.Lock()
+                gate.acquire()
+                self._gate = gate
+            else:
+                gate = None
+        if gate is not None:
+            came = gate.acquire(timeout=limit_s)
+            now_s = time.monotonic()
+        with self._lock:
+            self._gate = None
+            if gate is not None:
+                self._company.waited(came)
+            self._take_along(along)
+            self._company.leaves()
+        return now_s
+
+    def _take_along(self, along: list[_Ticket]) -> None:
+        while self._waiting and len(along) < MOST:
+            along.append(self._waiting.popleft())
+
+    def _end(self, begun_s: float, size: int) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            self._company.ends(now_s, now_s - begun_s, size, len(self._waiting))
+        self._pass_on([])
+
     def _pass_on(self, left: list[_Ticket]) -> None:
         """Have the first of those that were left behind, or that queue, lead the others."""
         with self._lock:
-            waiting = self._waiting
-            while waiting and len(left) < MOST:
-                left.append(waiting.popleft())
+            self._take_along(left)
             if not left:
-                self._leading -= 1
+                self._under_way = False
                 return
         first, *rest = left
         first.taken_along = rest

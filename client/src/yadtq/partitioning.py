@@ -52,14 +52,17 @@ class Partitioner:
         self._round_robin = RoundRobin(start)
         self._kept: dict[str, int] = {}
 
-    def choose(self, key: str | None, task_id: str | None, partitions: int) -> int:
-        """The partition for a submission with this key and this id given by the application (or None)."""
+    def choose(self, key: str | None, task_id: str | None, partitions: int, turn: int | None = None) -> int:
+        """The partition for a submission with this key and this id given by the application (or None).
+
+        Without either it is the next one's turn, or `turn`'s where many submissions share one.
+        """
         if task_id is not None:
             kept = self._kept.get(task_id)
             return partition_of_key(key or task_id, partitions) if kept is None else kept
         if key is not None:
             return partition_of_key(key, partitions)
-        return self._round_robin.next(partitions)
+        return self._round_robin.next(partitions) if turn is None else turn % partitions
 
     def keep(self, task_id: str, partition: int) -> None:
         """Remember where a submission went whose outcome is unknown."""

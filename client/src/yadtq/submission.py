@@ -100,6 +100,7 @@ class Stamp(NamedTuple):
     clear_numbers: Sequence[int]        # one a shard
     partitions: int                     # of the task topic
     now_ms: int
+    turn: int | None = None             # of the partitions, where it is the same for all without a key
 
 
 class Preparer:
@@ -137,7 +138,8 @@ class Preparer:
         if len(value) > self._limit:
             raise PayloadTooLarge(f"the task {name!r} takes {len(value):,} bytes; the limit is {self._limit:,} bytes "
                                   "(max_payload_bytes)", len(value), self._limit)
-        return Prepared(message, self._partitioner.choose(key, given_id, stamp.partitions), value, record_key)
+        partition = self._partitioner.choose(key, given_id, stamp.partitions, stamp.turn)
+        return Prepared(message, partition, value, record_key)
 
     def prepare_many(
         self, entries: Iterable[Mapping[str, Any]], stamp: Stamp, *, repeats: bool = False,
