@@ -6,8 +6,8 @@ Owns what stands between the page's markers; never measures.
 """
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ def between(text: str, name: str, content: str) -> str:
 def figures(run: dict[str, Any]) -> str:
     """What the page says of a run."""
     machine, options = run["machine"], run["options"]
-    table = report.table(run["medians"])
+    table, kernel = report.table(run["medians"]), ".".join(machine["kernel"].split(".")[:2])
     return (f"Measured on {run['date']} on a machine with {machine['cores']} cores ({machine['processor']}), "
-            f"{machine['memory_gb']} GB of memory, {machine['system']}, Linux {machine['kernel']}: medians of "
+            f"{machine['memory_gb']} GB of memory, {machine['system']}, Linux {kernel}: medians of "
             f"{options['rounds']} rounds of about {options['seconds']:g} s a run; {run['disturbed_runs']} of "
             f"{run['runs']} runs were disturbed by other processes (they took more than a tenth of the machine).\n\n"
             f"![Bars of every system for each figure](benchmarks.svg)\n\n{table}\n\n"
@@ -47,4 +47,13 @@ def publish(run: dict[str, Any], page: Path = PAGE, picture: Path = PICTURE) -> 
 
 
 if __name__ == "__main__":
-    publish(json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else FOLDER / "result.json").read_text()))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.publish",
+                                     description="Put a run of benchmarks.peers into docs/benchmarks.md and .svg")
+    parser.add_argument("result", nargs="?", type=Path, default=FOLDER / "result.json",
+                        help="the JSON file of the run (.yadtq/peers/result.json)")
+    options = parser.parse_args()
+    try:
+        found = json.loads(options.result.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{options.result} is no result of benchmarks.peers: {error}")
+    publish(found)
