@@ -21,6 +21,7 @@ from yadtq.aio_cancelling import AsyncCancelMethods
 from yadtq.aio_dead_letters import AsyncDeadLetterMethods
 from yadtq.backlog import Limit, OnBacklog, limit_of
 from yadtq.client import YADTQClient
+from yadtq.company import Turns
 from yadtq.config import Settings
 from yadtq.errors import RedisConnectionError, ResultTimeout, YADTQError
 from yadtq.results import TaskOutcome
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 THREADS = 4             # submissions, watches, and two for the rest
+MOST_A_TURN = 64        # tasks of a batch that may share a partition; the thousands of a gather() spread over all
 
 
 class _Submission(NamedTuple):
@@ -98,6 +100,7 @@ class AsyncYADTQClient(AsyncCancelMethods, AsyncDeadLetterMethods):
         self._connect = connect
         self._connections = self._client._connections
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="yadtq-aio")
+        self._turns = Turns()
         self._submissions: Batcher[_Submission, str] = Batcher(self._executor, self._submit_batch)
         self._watches: Batcher[tuple[Sequence[str], Sink], None] = Batcher(self._executor, self._watch_batch)
 
@@ -383,11 +386,15 @@ class AsyncYADTQClient(AsyncCancelMethods, AsyncDeadLetterMethods):
     # ---- in the threads ---------------------------------------------------------------------------------------------
     def _submit_batch(self, submissions: list[_Submission]) -> list[str | BaseException]:
         answers: dict[int, str | BaseException] = {}
+        self._turns.begins(time.monotonic())
+        turn = self._turns.now if len(submissions) <= MOST_A_TURN else None
+        self._turns.leaves()
         for alike in dict.fromkeys(one[1:] for one in submissions):
             indexes = [index for index, one in enumerate(submissions) if one[1:] == alike]
             found: Sequence[str | YADTQError] = submit_each(
-                self._client, [submissions[index].entry for index in indexes], *alike)
+                self._client, [submissions[index].entry for index in indexes], *alike, turn)
             answers.update(zip(indexes, found, strict=True))
+        self._turns.ends(time.monotonic())
         return [answers[index] for index in range(len(submissions))]
 
     def _watch_batch(self, waits: list[tuple[Sequence[str], Sink]]) -> list[BaseException | None]:

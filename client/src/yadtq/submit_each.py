@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 def submit_each(
     client: YADTQClient, entries: Sequence[Mapping[str, Any]], timeout_s: float | None, limit: Limit,
+    turn: int | None = None,
 ) -> list[str | YADTQError]:
-    """Submit the entries together; per entry its id, or what its own `submit_task` would have raised."""
-    prepared, refused = client._preparer.prepare_many(entries, client._stamp(), repeats=True)
+    """Submit the entries together; per entry its id, or what its own `submit_task` would have raised.
+
+    Those without a key go to the partitions in turn, or all to the one whose `turn` it is.
+    """
+    prepared, refused = client._preparer.prepare_many(entries, client._stamp(turn), repeats=True)
     errors: dict[str, YADTQError] = {}
     good = [one for one in prepared if one is not None]
     try:
