@@ -81,7 +81,7 @@ def test_the_host_with_the_redis_primary_dies(fresh_cluster: Cluster, trial: Tri
         await_another_primary(cluster, victim, report, "power cut of the primary's host", begun)
         wait_until(lambda: survivors_have_all(cluster, victim), 60, "the others to have its partitions")
         report.figure("power cut of the primary's host: its partitions are consumed by others",
-                      time.monotonic() - begun)
+                      time.monotonic() - begun, limit=FAILOVER_S)
         trial.goes_on(90)
         report.figure("power cut of the primary's host: 200 more tasks accepted", time.monotonic() - begun)
         victim.boot()

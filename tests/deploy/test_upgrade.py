@@ -53,10 +53,12 @@ def test_an_uninstallation_leaves_nothing(fresh_cluster: Cluster, report: Report
     cluster = fresh_cluster
     played = cluster.play("uninstall.yml", "-e", "yadtq_uninstall=yes", "-e", "yadtq_purge_data=true")
     for host in cluster.hosts:
-        left = [path for path in LEFT if host.attempt(f"test -e {path}").returncode == 0]
-        assert left == [], host
-        assert host.attempt("dpkg-query -W yadtq yadtq-kafka 2>/dev/null | grep -v ' $' | grep -q .").returncode != 0
+        there = f"ls -d {' '.join(LEFT)} 2>/dev/null; find /etc/yadtq /etc/kafka 2>/dev/null"
+        assert host.attempt(there).stdout == "", host
+        known = host.attempt("dpkg-query -W -f '${Package} ${db:Status-Status}\\n' yadtq yadtq-kafka 2>/dev/null")
+        assert [line for line in known.stdout.splitlines() if not line.endswith(" not-installed")] == [], host
         for user in ("yadtq", "kafka"):
-            assert host.attempt(f"pgrep -u {user}").stdout == ""
-        assert host.run("systemctl is-system-running --wait") == "running"
+            assert host.attempt(f"pgrep -u {user} -a").stdout == "", host
+        state = host.attempt("systemctl is-system-running --wait; systemctl --failed --no-legend")
+        assert state.stdout == "running\n", host
     report.transcript("ansible-playbook -i inventory uninstall.yml", short_transcript(played.output))

@@ -24,7 +24,7 @@ KAFKA_MIN_INSYNC_REPLICAS = 0
 NUM_PARTITIONS = 4
 TRANSPORT = "auto"
 KAFKA_REQUEST_TIMEOUT_MS = 10_000
-KAFKA_SESSION_TIMEOUT_MS = 7_000
+KAFKA_SESSION_TIMEOUT_MS = 6_000
 KAFKA_MAX_MESSAGE_BYTES = 1_048_588
 LINGER_MS = 0
 # ---- Redis ----------------------------------------------------------------------------------------------------------
