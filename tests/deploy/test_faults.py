@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.deploy.cluster import Cluster, unit, wait_until
 from tests.deploy.lab.hosts import Host
 from tests.deploy.report import Report
 from tests.deploy.trial import Trial
 from tests.support.history import now
+from yadtq.transport.connection import librdkafka_config
 
 pytestmark = pytest.mark.three_hosts
 FAILOVER_S = 10.0
@@ -39,6 +41,14 @@ def redis_primary(cluster: Cluster) -> Host:
     """The host whose Redis is the primary, as Sentinel sees it."""
     address = cluster.primary_address()
     return next(host for host in cluster.hosts if host.address == address)
+
+
+def group_coordinator(cluster: Cluster) -> Host:
+    """The host whose broker keeps the daemons' group: with it go the sessions of all members."""
+    settings = cluster.settings()
+    found = AdminClient(librdkafka_config(settings)).describe_consumer_groups([settings.kafka_group])
+    address = found[settings.kafka_group].result(30).coordinator.host
+    return next(host for host in cluster.hosts if address in (host.address, host.name))
 
 
 def await_another_primary(cluster: Cluster, victim: Host, report: Report, what: str, begun: float) -> None:
@@ -70,6 +80,24 @@ def test_a_whole_host_dies_and_its_partitions_are_worked_on_within_ten_seconds(
         cluster.settle(120)
     trial.goes_on()
     tell(report, "power cut of a host", trial)
+
+
+def test_the_host_with_the_groups_coordinator_dies(
+        fresh_cluster: Cluster, trial: Trial, report: Report) -> None:
+    """Its sessions begin anew at another broker, when that has noticed."""
+    cluster = fresh_cluster
+    victim = group_coordinator(cluster)
+    with trial.fault("host_power_cut" if victim is not redis_primary(cluster) else "redis_primary_kill", victim.name):
+        begun = time.monotonic()
+        victim.power_cut()
+        wait_until(lambda: survivors_have_all(cluster, victim), 60, "the others to have its partitions")
+        report.figure("power cut of the coordinator's host: its partitions are consumed by others",
+                      time.monotonic() - begun, limit=FAILOVER_S)
+        trial.goes_on(90)
+        victim.boot()
+        cluster.settle(120)
+    trial.goes_on()
+    tell(report, "power cut of the coordinator's host", trial)
 
 
 def test_the_host_with_the_redis_primary_dies(fresh_cluster: Cluster, trial: Trial, report: Report) -> None:
