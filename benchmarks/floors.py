@@ -67,6 +67,7 @@ class Installation(NamedTuple):
 def installation(transport: str, folder: Path, workers: int = 2, partitions: int = 4,
                  tasks: Sequence[str] = ()) -> Iterator[Installation]:
     """Start all of it, on free ports; ended when the block is left. `tasks`: modules with task types."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # as Ctrl-C: servers and folder go too
     kafka, redis = KafkaServer(folder / "kafka"), RedisServer(folder / "redis")
     try:
         kafka.start()

@@ -46,8 +46,8 @@ def redis_primary(cluster: Cluster) -> Host:
 def group_coordinator(cluster: Cluster) -> Host:
     """The host whose broker keeps the daemons' group: with it go the sessions of all members."""
     settings = cluster.settings()
-    found = AdminClient(librdkafka_config(settings)).describe_consumer_groups([settings.kafka_group])
-    address = found[settings.kafka_group].result(30).coordinator.host
+    admin = AdminClient(librdkafka_config(settings))        # its answers end with it
+    address = admin.describe_consumer_groups([settings.kafka_group])[settings.kafka_group].result(30).coordinator.host
     return next(host for host in cluster.hosts if address in (host.address, host.name))
 
 
