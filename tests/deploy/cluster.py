@@ -126,12 +126,17 @@ class Cluster:
             watchdog.start()
             assert process.stdout is not None
             log.write(f"$ {' '.join(command)}\n")
-            for line in process.stdout:
-                lines.append(line)
-                log.write(line)
-                log.flush()
-            process.wait()
-            watchdog.cancel()
+            try:
+                for line in process.stdout:
+                    lines.append(line)
+                    log.write(line)
+                    log.flush()
+                process.wait()
+            except BaseException:                   # Ctrl-C does not reach a session of its own
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                watchdog.cancel()
         played = Played.of("".join(lines), time.monotonic() - begun, process.returncode)
         if check and (played.status or played.failed):
             raise PlayFailed(f"{command[-1]} ended with {played.status} after {played.took_s:.0f} s:\n"
