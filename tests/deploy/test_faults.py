@@ -20,6 +20,7 @@ from yadtq.transport.connection import librdkafka_config
 
 pytestmark = pytest.mark.three_hosts
 FAILOVER_S = 10.0
+WITH_COORDINATOR_S = 15.0       # sessions begin anew at another broker, which a new controller may have to find first
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_the_host_with_the_groups_coordinator_dies(
         victim.power_cut()
         wait_until(lambda: survivors_have_all(cluster, victim), 60, "the others to have its partitions")
         report.figure("power cut of the coordinator's host: its partitions are consumed by others",
-                      time.monotonic() - begun, limit=FAILOVER_S)
+                      time.monotonic() - begun, limit=WITH_COORDINATOR_S)
         trial.goes_on(90)
         victim.boot()
         cluster.settle(120)
@@ -109,7 +110,7 @@ def test_the_host_with_the_redis_primary_dies(fresh_cluster: Cluster, trial: Tri
         await_another_primary(cluster, victim, report, "power cut of the primary's host", begun)
         wait_until(lambda: survivors_have_all(cluster, victim), 60, "the others to have its partitions")
         report.figure("power cut of the primary's host: its partitions are consumed by others",
-                      time.monotonic() - begun, limit=FAILOVER_S)
+                      time.monotonic() - begun, limit=WITH_COORDINATOR_S)      # it may be that one as well
         trial.goes_on(90)
         report.figure("power cut of the primary's host: 200 more tasks accepted", time.monotonic() - begun)
         victim.boot()

@@ -96,8 +96,8 @@ class Settings:
         "garbage, short enough to notice a dead one.", used_by="all", unit="ms", low=100, high=600_000)
     kafka_session_timeout_ms: int = option(
         KAFKA_SESSION_TIMEOUT_MS, "How long a host may be silent before its partitions move to others, which takes 1 "
-        "to 2 s more, and 2 to 3 s more where the group's coordinator dies with it. Brokers refuse less than 6000 "
-        "unless told otherwise.", used_by="membership", unit="ms", low=1000, high=1_800_000)
+        "to 2 s more, and up to 7 s more where Kafka's controller and the group's coordinator die with it. Brokers "
+        "refuse less than 6000 unless told otherwise.", used_by="membership", unit="ms", low=1000, high=1_800_000)
     kafka_max_message_bytes: int = option(
         KAFKA_MAX_MESSAGE_BYTES, "The brokers' message.max.bytes; theirs out of the box. Raise it there first.",
         used_by="client, worker, setup", unit="bytes", low=65_536, high=100_000_000)
