@@ -4,6 +4,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from yadtq.errors import KafkaRefused, YADTQError
 from yadtq.gathering import Gathering
 from yadtq.submission import Prepared
 from yadtq.task import TaskMessage
+from yadtq.testing import InMemoryYADTQ
 
 LIMIT_S = 10.0
 
@@ -251,3 +253,23 @@ def test_many_threads_each_task_exactly_once(monkeypatch: pytest.MonkeyPatch) ->
         assert not wrong
         assert sorted(seen) == sorted(f"{number}-{index}" for number in range(16) for index in range(100))
         assert (gathered._under_way, len(gathered._waiting)) == (False, 0)
+
+
+def partitions_of(client: InMemoryYADTQ, count: int, **options: Any) -> list[int]:
+    """Where tasks go that are submitted one after the other."""
+    with client.paused():
+        ids = [client.submit_task("echo", [n], **options) for n in range(count)]
+        return [client.get_task(task_id).partition for task_id in ids]
+
+
+def test_each_task_of_a_thread_that_is_alone_has_a_turn_of_its_own_also_without_a_pause() -> None:
+    with InMemoryYADTQ({"echo": lambda n: n}) as client:
+        found = partitions_of(client, 4 * company.STREAK)
+        assert set(found) == {0, 1, 2, 3}
+        assert all(sooner != later for sooner, later in pairwise(found))
+
+
+def test_after_a_burst_what_goes_by_itself_does_not_stay_with_one_partition() -> None:
+    with InMemoryYADTQ({"echo": lambda n: n}) as client:
+        partitions_of(client, 2 * company.STREAK)           # the burst
+        assert sorted(partitions_of(client, 8, submit_timeout_s=5.0)) == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -154,8 +154,9 @@ class YADTQClient(CancelMethods, DeadLetterMethods):
             entry |= rarer
         self._connections.check_open()
         limit = limit_of(self.settings, max_backlog, on_backlog)
-        prepared = self._preparer.prepare(entry, self._stamp(self._gathering.turn))
-        if limit.most or submit_timeout_s is not None:
+        alone = limit.most > 0 or submit_timeout_s is not None
+        prepared = self._preparer.prepare(entry, self._stamp(None if alone else self._gathering.turn))
+        if alone:
             self._submit([prepared], submit_timeout_s, limit)
         else:
             self._submit_with_others(prepared)
