@@ -266,7 +266,8 @@ def test_each_task_of_a_thread_that_is_alone_has_a_turn_of_its_own_also_without_
     with InMemoryYADTQ({"echo": lambda n: n}) as client:
         found = partitions_of(client, 4 * company.STREAK)
         assert set(found) == {0, 1, 2, 3}
-        assert all(sooner != later for sooner, later in pairwise(found))
+        same = [sooner for sooner, later in pairwise(found) if sooner == later]
+        assert len(same) <= 1                               # where turns of tasks become turns of batches
 
 
 def test_after_a_burst_what_goes_by_itself_does_not_stay_with_one_partition() -> None:
