@@ -82,8 +82,8 @@ def test_a_jump_within_a_submission_is_told_and_the_task_runs(quick: Settings, c
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     stamp = client._stamp
 
-    def jumping() -> object:
-        made = stamp()
+    def jumping(*turn: int | None) -> object:
+        made = stamp(*turn)
         jump(monkeypatch, 2 * 3600)
         return made
     monkeypatch.setattr(client, "_stamp", jumping)
