@@ -18,7 +18,7 @@ def batch(company: Company, now_s: float, there: int, size: int | None = None, l
     size = size or there
     if wanted:
         company.waited(size >= there + wanted)
-    company.leaves()
+    company.turns.leaves()
     company.ends(now_s + TOOK_S, TOOK_S, size, late)
     return wanted
 
@@ -65,15 +65,15 @@ def test_each_disappointment_doubles_the_batches_that_leave_at_once() -> None:
 def test_batches_without_a_pause_share_turns_and_a_pause_ends_that() -> None:
     company, now_s = Company(), 0.0
     for number in range(STREAK):
-        assert company.turn is None, number
+        assert company.turns.now is None, number
         batch(company, now_s, 8)
         now_s += 2 * TOOK_S
-    first = company.turn
+    first = company.turns.now
     assert first is not None
     batch(company, now_s, 8)
-    assert company.turn == first + 1
+    assert company.turns.now == first + 1
     company.begins(now_s + 1.0, 1)
-    assert company.turn is None
+    assert company.turns.now is None
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(0, 40), st.floats(0, 0.2)), max_size=60))
@@ -86,7 +86,7 @@ def test_no_wait_is_longer_than_the_last_batch_took_or_for_more_than_there_were(
         assert 0 <= wanted <= max(0, last[0] - there)
         assert 0 <= limit_s <= min(last[1], LONGEST_WAIT_S)
         company.waited(came=there % 2 == 0)
-        company.leaves()
+        company.turns.leaves()
         now_s += took_s
         company.ends(now_s, took_s, there, late)
         last = there + late, took_s

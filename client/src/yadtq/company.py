@@ -55,19 +55,14 @@ class Company:
     """What is expected of the next batch."""
 
     def __init__(self) -> None:
-        self._turns = Turns()
+        self.turns = Turns()
         self._count = 1                     # who took part in the last batch, or came too late for it
         self._took_s = 0.0
         self._misses = self._skip = 0       # disappointments in a row; batches that leave without waiting
 
-    @property
-    def turn(self) -> int | None:
-        """See `Turns.now`."""
-        return self._turns.now
-
     def begins(self, now_s: float, there: int) -> tuple[int, float]:
         """A batch could begin with so many: how many more it should wait for, and how long at most (s)."""
-        if not self._turns.begins(now_s):
+        if not self.turns.begins(now_s):
             self._count = 1
         missing = self._count - there
         if missing <= 0:
@@ -82,11 +77,7 @@ class Company:
         self._misses = 0 if came else self._misses + 1
         self._skip = 0 if came else min((1 << self._misses) - 1, MOST_SKIPPED)
 
-    def leaves(self) -> None:
-        """See `Turns.leaves`."""
-        self._turns.leaves()
-
     def ends(self, now_s: float, took_s: float, size: int, late: int) -> None:
         """A batch of `size` has taken so long; `late` more came meanwhile."""
         self._count, self._took_s = size + late, took_s
-        self._turns.ends(now_s)
+        self.turns.ends(now_s)

@@ -56,8 +56,8 @@ class Gathering:
 
     @property
     def turn(self) -> int | None:
-        """See `Company.turn`."""
-        return self._company.turn
+        """See `Turns.now`."""
+        return self._company.turns.now
 
     def submit(self, prepared: Prepared) -> None:
         """Submit one task, with others or alone; raises what its own submission raises."""
@@ -140,7 +140,7 @@ class Gathering:
             if gate is not None:
                 self._company.waited(came)
             self._take_along(along)
-            self._company.leaves()
+            self._company.turns.leaves()
         return now_s
 
     def _take_along(self, along: list[_Ticket]) -> None:
